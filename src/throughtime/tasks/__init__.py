@@ -1,0 +1,1 @@
+"""Ready-made tasks: data, model, training loop and run folder, each in its own package."""

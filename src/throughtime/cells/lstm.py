@@ -1,0 +1,61 @@
+"""Long short-term memory and its variants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from throughtime.symbolic.functions import sigmoid, tanh
+from throughtime.symbolic.language import Cell, affine, layer_norm, weight
+
+
+@dataclass(frozen=True)
+class LSTM(Cell):
+    """Hochreiter and Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735, with forget gate (Gers et al. 2000); optional
+    peepholes (Gers et al. 2002, jmlr.org/papers/v3/gers02a.html)."""
+
+    peepholes: bool = False
+
+    gates = ("i", "f", "g", "o")
+    biases = 2
+
+    def step(self, x: Any, h: Any, c: Any) -> Any:
+        peep = (lambda name, c: weight(name) * c) if self.peepholes else (lambda name, c: 0)
+        i = sigmoid(affine("i", x, h) + peep("p_i", c))
+        f = sigmoid(affine("f", x, h) + peep("p_f", c))
+        g = tanh(affine("g", x, h))
+        c = f * c + i * g
+        o = sigmoid(affine("o", x, h) + peep("p_o", c))
+        return o * tanh(c), c
+
+
+class LayerNormLSTM(Cell):
+    """LSTM whose pre-activations and cell state are normalised. Ba et al. 2016, arXiv:1607.06450."""
+
+    def step(self, x: Any, h: Any, c: Any) -> Any:
+        i = sigmoid(layer_norm("i", affine("i", x, h)))
+        f = sigmoid(layer_norm("f", affine("f", x, h)))
+        g = tanh(layer_norm("g", affine("g", x, h)))
+        o = sigmoid(layer_norm("o", affine("o", x, h)))
+        c = f * c + i * g
+        return o * tanh(layer_norm("c", c)), c
+
+
+@dataclass(frozen=True)
+class MogrifierLSTM(Cell):
+    """LSTM whose input and state gate each other first, in turn. Melis et al. 2020, arXiv:1909.01792, eq. 1-2."""
+
+    rounds: int = 1
+
+    def step(self, x: Any, h: Any, c: Any) -> Any:
+        for k in range(self.rounds):
+            if k % 2 == 0:
+                x = 2 * sigmoid(affine("q" if k < 2 else f"q{k}", h, size=x, bias=False)) * x
+            else:
+                h = 2 * sigmoid(affine("p" if k < 2 else f"p{k}", x, bias=False)) * h
+        i = sigmoid(affine("i", x, h))
+        f = sigmoid(affine("f", x, h))
+        g = tanh(affine("g", x, h))
+        o = sigmoid(affine("o", x, h))
+        c = f * c + i * g
+        return o * tanh(c), c

@@ -1,0 +1,424 @@
+// The loop over time. `Cell` says what one step does; this file says when, for which sequences and where
+// the numbers lie. Each task owns some sequences for all time steps: there is no barrier in the loop.
+#pragma once
+
+#include <stdlib.h>
+
+#include "functions.h"
+#include "lanes.h"
+#include "product.h"
+
+namespace tt {
+
+template <class... Items>
+struct Sequence {};
+
+// An array of the call; element (t, b, unit) at data[t * step + b * row + unit].
+template <class T>
+struct Array {
+  T* data;
+  int64_t step, row;
+};
+
+// One group (a direction) of a call, read from the flat list of numbers that crosses the C interface.
+template <class Cell, class T>
+struct Group {
+  bool reverse;
+  Array<const T> start[Cell::carries];
+  Array<T> end[Cell::carries];
+  Array<const T> reads[Cell::reads + 1];
+  Array<T> writes[Cell::writes + 1];
+  Array<T> sums[Cell::sums + 1];
+  Matrix<T> matrices[Cell::matrices + 1];
+
+  const int64_t* parse(const int64_t* a) {
+    reverse = *a++ != 0;
+    for (int k = 0; k < Cell::carries; ++k, a += 4) {
+      start[k] = {(const T*)a[0], 0, a[1]};
+      end[k] = {(T*)a[2], 0, a[3]};
+    }
+    for (int k = 0; k < Cell::reads; ++k, a += 3) reads[k] = {(const T*)a[0], a[1], a[2]};
+    for (int k = 0; k < Cell::writes; ++k, a += 3) writes[k] = {(T*)a[0], a[1], a[2]};
+    for (int k = 0; k < Cell::sums; ++k, a += 2) sums[k] = {(T*)a[0], 0, a[1]};
+    for (int k = 0; k < Cell::matrices; ++k, a += 3) matrices[k] = {(const T*)a[0], a[1], a[2]};
+    return a;
+  }
+};
+
+using Parallel = void (*)(int64_t tasks, int64_t threads, void (*task)(void*, int64_t), void* context);
+
+template <class Cell, class T>
+struct Call {
+  int64_t steps, rows, groups, threads, origin, seed;
+  const int64_t* lengths;  // null: every sequence is steps long
+  Parallel parallel;
+  int64_t width[Cell::widths];
+  Group<Cell, T>* group;
+  T** packed;      // of each group
+  int64_t slices;  // tasks of one group
+  int failed;
+
+  int64_t width_of(int index) const { return width[index]; }
+  int64_t padded(int index) const { return (width[index] + panel<T> - 1) / panel<T> * panel<T>; }
+};
+
+template <class T>
+T* allocate(int64_t count) {
+  void* memory = nullptr;
+  return posix_memalign(&memory, 64, size_t(count > 0 ? count : 1) * sizeof(T)) == 0 ? (T*)memory : nullptr;
+}
+
+// ---- random numbers (symbolic/noise.py says the same) -----------------------------------------
+
+TT_INLINE uint32_t mix(uint32_t v) {
+  v ^= v >> 17;
+  v *= 0xed5ad4bbu;
+  v ^= v >> 11;
+  v *= 0xac4c1b51u;
+  v ^= v >> 15;
+  v *= 0x31848babu;
+  return v ^ (v >> 14);
+}
+
+// ---- one sequence at one step, seen from the pointwise part -----------------------------------
+
+// `Whole`: all lanes hold units; otherwise the first `n` do.
+template <class Cell, class T, bool Whole>
+struct At {
+  const Call<Cell, T>& call;
+  const T* const* reads;
+  T* const* writes;
+  T* const* sums;
+  T* const* buffers;  // carries as seen, then what is kept within the step
+  T* const* nexts;
+  const T* nets;
+  Vec<T>* totals;
+  int64_t t, b, unit;
+  int n;
+
+  TT_INLINE Vec<T> get(const T* from) const { return Whole ? load(from + unit) : load(from + unit, n); }
+  TT_INLINE void put(T* to, Vec<T> value) const { Whole ? store(to + unit, value) : store(to + unit, value, n); }
+
+  TT_INLINE Vec<T> net(int k) const { return load(nets + k * panel<T>); }
+  TT_INLINE Vec<T> read(int k) const { return get(reads[k]); }
+  TT_INLINE Vec<T> read_one(int k) const { return splat(*reads[k]); }
+  TT_INLINE Vec<T> carry(int k) const { return load(buffers[k] + unit); }
+  TT_INLINE Vec<T> carry_one(int k) const { return splat(*buffers[k]); }
+  TT_INLINE Vec<T> buffer(int k) const { return load(buffers[Cell::carries + k] + unit); }
+  TT_INLINE Vec<T> buffer_one(int k) const { return splat(*buffers[Cell::carries + k]); }
+  TT_INLINE Vec<T> time() const { return splat(T(call.origin + t)); }
+  TT_INLINE Vec<T> size(int width) const { return splat(T(call.width_of(width))); }
+
+  TT_INLINE void next(int k, Vec<T> value) const { store(nexts[k] + unit, value); }
+  TT_INLINE void next_one(int k, Vec<T> value) const { *nexts[k] = value[0]; }
+  TT_INLINE void keep(int k, Vec<T> value) const { store(buffers[Cell::carries + k] + unit, value); }
+  TT_INLINE void keep_one(int k, Vec<T> value) const { *buffers[Cell::carries + k] = value[0]; }
+  TT_INLINE void write(int k, Vec<T> value) const { put(writes[k], value); }
+  TT_INLINE void write_one(int k, Vec<T> value) const { *writes[k] = value[0]; }
+  TT_INLINE void sum(int k, Vec<T> value) const { put(sums[k], get(sums[k]) + value); }
+  TT_INLINE void sum_one(int k, Vec<T> value) const { *sums[k] += value[0]; }
+  TT_INLINE void total(int k, Vec<T> value) const {
+    totals[k] += Whole ? value : select(first_lanes<T>(n), value, Vec<T>{});
+  }
+
+  TT_INLINE Vec<T> noise(uint32_t stream, bool fixed) const {
+    uint32_t key = mix(uint32_t(call.seed) ^ stream);
+    key = mix(key ^ uint32_t(uint64_t(call.seed) >> 32));
+    key = mix(key ^ (fixed ? 0u : uint32_t(call.origin + t)));
+    key = mix(key ^ uint32_t(b));
+    Vec<T> result;
+    for (int i = 0; i < lanes<T>; ++i)
+      result[i] = T(mix(key + uint32_t(unit + i) * 0x9e3779b9u) >> 8) * T(1.0 / 16777216);
+    return result;
+  }
+};
+
+// ---- the sequences of one task ----------------------------------------------------------------
+
+template <class Cell, class T>
+struct Slice {
+  // Net results of as many units as fit the first-level cache are made at once.
+  static constexpr int64_t net_room = 16384 / int64_t(sizeof(T));
+
+  const Call<Cell, T>& call;
+  const Group<Cell, T>& group;
+  const T* packed;
+  int64_t first, rows, count = 0;  // count: sequences that this step belongs to
+  T* memory = nullptr;
+  T** buffer = nullptr;  // [row][carries + buffers]
+  T** next = nullptr;    // [row][carries]
+  int64_t* active = nullptr;
+  T* nets = nullptr;
+  Vec<T>* totals = nullptr;  // [row][totals of the phase]
+  const T* packed_here = nullptr;
+
+  static constexpr int per_row = Cell::carries + Cell::buffers;
+  static constexpr int most_totals = 16;
+
+  Slice(const Call<Cell, T>& c, const Group<Cell, T>& g, const T* p, int64_t f, int64_t r)
+      : call(c), group(g), packed(p), first(f), rows(r) {}
+
+  bool open(int64_t net_count) {
+    int64_t row_size = 0;
+    for (int k = 0; k < Cell::carries; ++k) row_size += 2 * call.padded(Cell::carry_width[k]);
+    for (int k = 0; k < Cell::buffers; ++k) row_size += call.padded(Cell::buffer_width[k]);
+    memory = allocate<T>(rows * row_size + net_count);
+    buffer = (T**)malloc(size_t(rows) * (per_row + Cell::carries) * sizeof(T*));
+    active = (int64_t*)malloc(size_t(rows) * sizeof(int64_t));
+    totals = (Vec<T>*)allocate<T>(rows * most_totals * lanes<T>);
+    if (!memory || !buffer || !active || !totals) return false;
+    next = buffer + rows * per_row;
+    T* at = memory;
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int k = 0; k < Cell::carries; ++k) {
+        const int64_t size = call.padded(Cell::carry_width[k]), width = call.width_of(Cell::carry_width[k]);
+        const Array<const T>& start = group.start[k];
+        memset(at, 0, size_t(2 * size) * sizeof(T));
+        if (start.data) memcpy(at, start.data + (first + r) * start.row, size_t(width) * sizeof(T));
+        buffer[r * per_row + k] = at;
+        next[r * Cell::carries + k] = at + size;
+        at += 2 * size;
+      }
+      for (int k = 0; k < Cell::buffers; ++k) {
+        buffer[r * per_row + Cell::carries + k] = at;
+        at += call.padded(Cell::buffer_width[k]);
+      }
+      for (int k = 0; k < Cell::sums; ++k)
+        memset(group.sums[k].data + (first + r) * group.sums[k].row, 0,
+               size_t(call.width_of(Cell::sum_width[k])) * sizeof(T));
+    }
+    nets = at;
+    return true;
+  }
+
+  void close() {
+    if (memory && buffer && active && totals)
+      for (int64_t r = 0; r < rows; ++r)
+        for (int k = 0; k < Cell::carries; ++k)
+          if (group.end[k].data)
+            memcpy(group.end[k].data + (first + r) * group.end[k].row, buffer[r * per_row + k],
+                   size_t(call.width_of(Cell::carry_width[k])) * sizeof(T));
+    free(memory);
+    free(buffer);
+    free(active);
+    free(totals);
+  }
+
+  // A sequence that has ended keeps its state; what would be written for it is zero.
+  void select_active(int64_t t) {
+    count = 0;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t b = first + r;
+      if (!call.lengths || call.origin + t < call.lengths[b]) {
+        active[count++] = r;
+        continue;
+      }
+      for (int k = 0; k < Cell::writes; ++k)
+        memset(group.writes[k].data + t * group.writes[k].step + b * group.writes[k].row, 0,
+               size_t(call.width_of(Cell::write_width[k])) * sizeof(T));
+    }
+  }
+
+  // Panels [block0, block1) x nets of one product, for every active sequence.
+  template <class Product>
+  void multiply(int64_t width, int phase_nets, int64_t block0, int64_t block1) {
+    int64_t depth[Product::sources], deep = 0;
+    for (int s = 0; s < Product::sources; ++s) deep += depth[s] = call.width_of(Product::source_width[s]);
+    const int64_t blocks = (width + panel<T> - 1) / panel<T>;
+    const int64_t row_step = (block1 - block0) * phase_nets * panel<T>;
+    const int64_t groups_of_rows = (count + tile_rows - 1) / tile_rows;
+    const T* vectors[Product::sources * tile_rows];
+    T* out[tile_accumulators];
+    TileCall<T> tiles = {vectors, depth, Product::sources, nullptr, deep * panel<T>, out, row_step};
+    for (int64_t q = 0, r0 = 0; q < groups_of_rows; ++q) {
+      const int tall = int((count - r0 + groups_of_rows - q - 1) / (groups_of_rows - q));
+      for (int s = 0; s < Product::sources; ++s)
+        for (int r = 0; r < tall; ++r)
+          vectors[s * tall + r] = buffer[active[r0 + r] * per_row + Product::source[s]];
+      const int64_t last = block1 * Product::nets;
+      for (int64_t p = block0 * Product::nets; p < last;) {
+        for (int64_t k = 0; k < tile_accumulators && p + k < last; ++k) {
+          const int64_t block = (p + k) / Product::nets, net = (p + k) % Product::nets;
+          out[k] = nets + r0 * row_step + ((block - block0) * phase_nets + Product::first + net) * panel<T>;
+        }
+        tiles.packed = packed_here + p * tiles.panel_step;
+        p += tile_panels<T, tile_rows>(tall, tiles, last - p);
+      }
+      r0 += tall;
+    }
+    packed_here += blocks * Product::nets * deep * panel<T>;
+  }
+
+  template <class... Products>
+  void multiply_all(Sequence<Products...>, [[maybe_unused]] int64_t width, [[maybe_unused]] int phase_nets,
+                    [[maybe_unused]] int64_t block0, [[maybe_unused]] int64_t block1) {
+    (multiply<Products>(width, phase_nets, block0, block1), ...);
+  }
+
+  template <class Phase>
+  void run(int64_t t) {
+    const int64_t width = call.width_of(Phase::width);
+    const int64_t blocks = (width + panel<T> - 1) / panel<T>;
+    int64_t together = Phase::nets ? net_room / (count * Phase::nets * panel<T>) : blocks;
+    together = together < 1 ? 1 : together > blocks ? blocks : together;
+    if (Phase::totals) memset((void*)totals, 0, size_t(count) * Phase::totals * sizeof(Vec<T>));
+    const T* packed_phase = packed_here;
+    for (int64_t block0 = 0; block0 < blocks; block0 += together) {
+      const int64_t block1 = block0 + together < blocks ? block0 + together : blocks;
+      packed_here = packed_phase;
+      multiply_all(typename Phase::Products{}, width, Phase::nets, block0, block1);
+      for (int64_t i = 0; i < count; ++i) pointwise<Phase>(t, i, width, block0, block1);
+    }
+    for (int64_t i = 0; i < count; ++i)
+      for (int k = 0; k < Phase::totals; ++k)
+        *buffer[active[i] * per_row + Phase::total_buffer[k]] = sum_lanes(totals[i * Phase::totals + k]);
+  }
+
+  template <class Phase>
+  TT_INLINE void pointwise(int64_t t, int64_t i, int64_t width, int64_t block0, int64_t block1) {
+    const int64_t r = active[i], b = first + r;
+    const T* reads[Cell::reads + 1];
+    T* writes[Cell::writes + 1];
+    T* sums[Cell::sums + 1];
+    for (int k = 0; k < Cell::reads; ++k) reads[k] = group.reads[k].data + t * group.reads[k].step + b * group.reads[k].row;
+    for (int k = 0; k < Cell::writes; ++k)
+      writes[k] = group.writes[k].data + t * group.writes[k].step + b * group.writes[k].row;
+    for (int k = 0; k < Cell::sums; ++k) sums[k] = group.sums[k].data + b * group.sums[k].row;
+    const int64_t net_step = Phase::nets * panel<T>;
+    const T* net = nets + i * (block1 - block0) * net_step;
+    for (int64_t block = block0; block < block1; ++block, net += net_step)
+      for (int half = 0; half < 2; ++half) {
+        const int64_t unit = block * panel<T> + half * lanes<T>;
+        const int64_t n = width - unit;
+        const T* here = net + half * lanes<T>;
+        if (n >= lanes<T>) {
+          At<Cell, T, true> at{call, reads, writes, sums, buffer + r * per_row, next + r * Cell::carries, here,
+                               totals + i * Phase::totals, t, b, unit, lanes<T>};
+          Phase::pointwise(at);
+        } else if (n > 0) {
+          At<Cell, T, false> at{call, reads, writes, sums, buffer + r * per_row, next + r * Cell::carries, here,
+                                totals + i * Phase::totals, t, b, unit, int(n)};
+          Phase::pointwise(at);
+        }
+      }
+  }
+
+  template <class... Phases>
+  void loop(Sequence<Phases...>) {
+    static_assert(((Phases::totals <= most_totals) && ...), "more sums over units in one phase than most_totals");
+    for (int64_t k = 0; k < call.steps; ++k) {
+      const int64_t t = group.reverse ? call.steps - 1 - k : k;
+      if (k == 0 || call.lengths) select_active(t);
+      if (count == 0) continue;
+      packed_here = packed;
+      (run<Phases>(t), ...);
+      for (int64_t i = 0; i < count; ++i)
+        for (int c = 0; c < Cell::carries; ++c) {
+          T*& seen = buffer[active[i] * per_row + c];
+          T*& made = next[active[i] * Cell::carries + c];
+          T* swapped = seen;
+          seen = made;
+          made = swapped;
+        }
+    }
+  }
+};
+
+// ---- one call ---------------------------------------------------------------------------------
+
+// Visits every panel of every product in the order in which multiply() reads them; returns the elements passed.
+template <class Cell, class T, class Product>
+int64_t pack_product(const Call<Cell, T>& call, const Group<Cell, T>& group, int64_t width, T* to) {
+  T* at = to;
+  int64_t passed = 0;
+  for (int64_t unit = 0; unit < width; unit += panel<T>)
+    for (int net = 0; net < Product::nets; ++net)
+      for (int s = 0; s < Product::sources; ++s) {
+        const Factor factor = Product::factor[net * Product::sources + s];
+        const int64_t depth = call.width_of(Product::source_width[s]);
+        if (to) pack_panel(at + passed, group.matrices[factor.matrix], factor.transposed, unit, width, depth);
+        passed += depth * panel<T>;
+      }
+  return passed;
+}
+
+template <class Cell, class T, class... Products>
+int64_t pack_products([[maybe_unused]] const Call<Cell, T>& call, [[maybe_unused]] const Group<Cell, T>& group,
+                      [[maybe_unused]] int64_t width, [[maybe_unused]] T* to, Sequence<Products...>) {
+  int64_t passed = 0;
+  ((passed += pack_product<Cell, T, Products>(call, group, width, to ? to + passed : nullptr)), ...);
+  return passed;
+}
+
+template <class Cell, class T, class... Phases>
+int64_t pack_phases(const Call<Cell, T>& call, const Group<Cell, T>& group, T* to, Sequence<Phases...>) {
+  int64_t passed = 0;
+  ((passed += pack_products(call, group, call.width_of(Phases::width), to ? to + passed : nullptr,
+                            typename Phases::Products{})),
+   ...);
+  return passed;
+}
+
+template <class Cell, class T, class... Phases>
+int64_t most_nets(Sequence<Phases...>) {
+  int64_t most = 1;
+  ((most = Phases::nets > most ? Phases::nets : most), ...);
+  return most;
+}
+
+template <class Cell, class T>
+int run_call(const int64_t* a) {
+  Call<Cell, T> call = {};
+  call.steps = a[0], call.rows = a[1], call.groups = a[2], call.threads = a[3];
+  call.origin = a[4], call.seed = a[5], call.lengths = (const int64_t*)a[6], call.parallel = (Parallel)a[7];
+  a += 8;
+  for (int k = 0; k < Cell::widths; ++k) call.width[k] = *a++;
+  // Fewer sequences than this share one reading of the weights better than two threads would.
+  const int64_t smallest = 4;
+  const int64_t share = (call.threads + call.groups - 1) / call.groups;
+  call.slices = call.rows / smallest < share ? call.rows / smallest : share;
+  if (call.slices < 1) call.slices = 1;
+  call.group = (Group<Cell, T>*)malloc(size_t(call.groups) * sizeof(Group<Cell, T>));
+  call.packed = (T**)calloc(size_t(call.groups), sizeof(T*));
+  call.failed = !call.group || !call.packed;
+  for (int64_t g = 0; g < call.groups && !call.failed; ++g) {
+    a = call.group[g].parse(a);
+    const int64_t size = pack_phases(call, call.group[g], (T*)nullptr, typename Cell::Phases{});
+    call.packed[g] = allocate<T>(size);
+    call.failed = !call.packed[g];
+  }
+  if (!call.failed && call.rows > 0) {
+    call.parallel(
+        call.groups, call.threads,
+        [](void* context, int64_t g) {
+          auto& c = *(Call<Cell, T>*)context;
+          pack_phases(c, c.group[g], c.packed[g], typename Cell::Phases{});
+        },
+        &call);
+    call.parallel(
+        call.groups * call.slices, call.threads,
+        [](void* context, int64_t task) {
+          auto& c = *(Call<Cell, T>*)context;
+          const int64_t g = task / c.slices, s = task % c.slices;
+          const int64_t first = c.rows * s / c.slices, last = c.rows * (s + 1) / c.slices;
+          Slice<Cell, T> slice(c, c.group[g], c.packed[g], first, last - first);
+          const int64_t least = (last - first) * most_nets<Cell, T>(typename Cell::Phases{}) * panel<T>;
+          if (slice.open(least > slice.net_room ? least : slice.net_room))
+            slice.loop(typename Cell::Phases{});
+          else
+            __atomic_store_n(&c.failed, 1, __ATOMIC_RELAXED);
+          slice.close();
+        },
+        &call);
+  }
+  for (int64_t g = 0; call.packed && g < call.groups; ++g) free(call.packed[g]);
+  free(call.packed);
+  free(call.group);
+  return call.failed;
+}
+
+}  // namespace tt
+
+// 0: done; 1: out of memory.
+#define TT_ENTRY(Cell, T) \
+  extern "C" __attribute__((visibility("default"))) int tt_run(const int64_t* call) { return tt::run_call<Cell<T>, T>(call); }

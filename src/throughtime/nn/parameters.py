@@ -1,0 +1,132 @@
+"""Which learned tensors an equation has, and where each of its maps lies in them.
+
+The rows of `weight_ih`, `weight_hh` and the biases are one table per cell, so that the weights of other libraries map
+by table. Names are torch's wherever torch has the tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from throughtime.nn.kernels import Sizes, size_of
+from throughtime.symbolic.equation import Affine, Equation
+from throughtime.symbolic.graph import EquationError, Width
+from throughtime.symbolic.language import Cell
+from throughtime.symbolic.program import matrix_name
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One learned tensor [Σ widths of rows, columns], or a vector [Σ widths of rows] where `columns` is None.
+
+    `kind`: "input" (applied to x before the loop), "recurrent" (applied inside it), "bias" or "weight" (per unit, `init`
+    its first value).
+    """
+
+    name: str
+    kind: str
+    rows: tuple[tuple[str, Width], ...]
+    columns: Width | None = None
+    init: float = 0.0
+
+    def shape(self, sizes: Sizes) -> tuple[int, ...]:
+        rows = sum(size_of(w, sizes) for _, w in self.rows)
+        return (rows,) if self.columns is None else (rows, size_of(self.columns, sizes))
+
+    def first_row(self, name: str, sizes: Sizes) -> int:
+        names = [n for n, _ in self.rows]
+        return sum(size_of(w, sizes) for _, w in self.rows[: names.index(name)])
+
+    def has(self, name: str) -> bool:
+        return any(n == name for n, _ in self.rows)
+
+
+@dataclass
+class Layout:
+    """All parameters of one layer in one direction, in the order in which they are registered.
+
+    `places`: matrix of the loop -> (parameter name, block of its rows). `input_order`: the maps of x, in row order.
+    """
+
+    parameters: list[Parameter] = field(default_factory=list)
+    places: dict[str, tuple[str, str]] = field(default_factory=dict)
+    input_order: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Parameter:
+        return next(p for p in self.parameters if p.name == name)
+
+    def of_kind(self, kind: str) -> list[Parameter]:
+        return [p for p in self.parameters if p.kind == kind]
+
+    def bias_blocks(self, affine: str) -> list[Parameter]:
+        """The biases that are added for one affine map."""
+        return [p for p in self.of_kind("bias") if p.has(affine)]
+
+
+def layout(cell: Cell, equation: Equation, bias: bool = True) -> Layout:
+    """The parameter table of a cell. Raises EquationError if `gates` or `recurrent_gates` name maps that are not there."""
+    uses: dict[str, Affine] = {}
+    for a in equation.affines:
+        uses.setdefault(a.name, a)
+    with_input = [a for a in uses.values() if equation.input in a.vectors]
+    result = Layout()
+    ordered = _ordered(cell, cell.gates, with_input)
+    result.input_order = tuple(a.name for a in ordered)
+    if ordered:
+        result.parameters.append(Parameter("weight_ih", "input", _rows(ordered), "input"))
+    groups: dict[str, list[tuple[Affine, int]]] = {}
+    for a in uses.values():
+        counts: dict[Width, int] = {}
+        for k, v in enumerate(a.vectors):
+            if v is equation.input:
+                continue
+            counts[v.width] = counts.get(v.width, 0) + 1
+            groups.setdefault(_group_name(a, v.width, counts[v.width], bool(ordered)), []).append((a, k))
+    for name, members in groups.items():
+        order = _ordered(cell, cell.recurrent_gates or cell.gates, [a for a, _ in members])
+        position = {a.name: k for a, k in members}
+        columns = members[0][0].vectors[members[0][1]].width
+        result.parameters.append(Parameter(name, "recurrent", _rows(order), columns))
+        result.places |= {matrix_name(a.name, position[a.name]): (name, a.name) for a in order}
+    if bias:
+        _add_biases(cell, result, uses)
+    for w in equation.weights:
+        result.parameters.append(Parameter(w.name, "weight", ((w.name, w.width),), None, w.init))
+    return result
+
+
+def _rows(affines: Iterable[Affine]) -> tuple[tuple[str, Width], ...]:
+    return tuple((a.name, a.width) for a in affines)
+
+
+def _group_name(affine: Affine, width: Width, ordinal: int, has_input: bool) -> str:
+    """Maps between the same widths share one tensor, row by row; a map to another width has its own."""
+    if affine.width != "hidden":
+        return f"weight_{affine.name}" if ordinal == 1 else f"weight_{affine.name}_{width}{ordinal}"
+    base = {"input": "ih", "hidden": "hh"}.get(str(width), f"{width}h")
+    if width == "input" and has_input:
+        ordinal += 1
+    return f"weight_{base}" if ordinal == 1 else f"weight_{base}{ordinal}"
+
+
+def _ordered(cell: Cell, wished: tuple[str, ...], affines: list[Affine]) -> list[Affine]:
+    names = {a.name for a in affines}
+    if not wished or not names <= set(wished):
+        return affines
+    return sorted(affines, key=lambda a: wished.index(a.name))
+
+
+def _add_biases(cell: Cell, result: Layout, uses: Mapping[str, Affine]) -> None:
+    biased = [a for a in uses.values() if a.bias]
+    if cell.biases == 2:
+        for matrix, name in (("weight_ih", "bias_ih"), ("weight_hh", "bias_hh")):
+            found = [p for p in result.parameters if p.name == matrix]
+            if not found:
+                raise EquationError(f"{cell.name} has biases = 2 but no {matrix}: leave biases at 1")
+            result.parameters.append(Parameter(name, "bias", found[0].rows))
+        missing = [a.name for a in biased if not result.bias_blocks(a.name)]
+        if missing:
+            raise EquationError(f"{cell.name} has biases = 2, but {missing[0]!r} is in neither weight_ih nor weight_hh")
+    elif biased:
+        result.parameters.append(Parameter("bias", "bias", _rows(_ordered(cell, cell.gates, biased))))

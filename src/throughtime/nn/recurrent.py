@@ -1,0 +1,300 @@
+"""`Recurrent`: any cell as a torch module, in stacks, in both directions, over sequences of any lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout, embedding, linear, one_hot
+from torch.utils.checkpoint import checkpoint
+
+from throughtime.nn import initial, shapes
+from throughtime.nn.kernels import size_of
+from throughtime.nn.operation import Job, Operands, Program, run
+from throughtime.nn.parameters import Layout, Parameter, layout
+from throughtime.nn.reference import Evaluator, run_reference
+from throughtime.symbolic.equation import Equation, trace
+from throughtime.symbolic.graph import Width
+from throughtime.symbolic.language import Cell
+from throughtime.symbolic.program import lower
+
+Backend = Literal["compiled", "reference"]
+
+
+class Recurrent(nn.Module):
+    """A stack of recurrent layers of any cell.
+
+    Args:
+        cell: the equation, an instance of a `Cell` subclass.
+        input_size: I, numbers in each input vector, or words of the vocabulary where the input is word numbers.
+        hidden_size: H, numbers in each state.
+        num_layers: L, layers; each is fed by the output of the one below.
+        bias: whether the affine maps have a bias.
+        batch_first: input and output are [B, T, ...] instead of [T, B, ...]; states never are.
+        dropout: probability of dropping each number between layers, in training.
+        bidirectional: D = 2 directions, whose outputs stand side by side.
+        learn_initial_state: the state before the first step is a parameter instead of 0.
+        recompute: None keeps what the backward pass needs; a number n keeps the states at every n-th step only and
+            runs the rest again in the backward pass, with the same gradients: memory for time.
+        backend: "compiled" runs kernels derived from the equation; "reference" runs the equation itself, step by step.
+
+    Shapes: input [T, B, I], or [T, I], or int64 word numbers [T, B] in [0, I), which stand for one-hot vectors;
+    output [T, B, D·H]; each state [L·D, B, width], a tuple of them if the cell has several.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        learn_initial_state: bool = False,
+        recompute: int | None = None,
+        backend: Backend = "compiled",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        shapes.check_options(input_size, hidden_size, num_layers, dropout, recompute, backend)
+        self.cell = cell
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.bias, self.batch_first, self.dropout = bias, batch_first, float(dropout)
+        self.bidirectional, self.recompute, self.backend = bidirectional, recompute, backend
+        self._derive()
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
+        for suffix, level in self._suffixes():
+            for spec in self.layout.parameters:
+                self.register_parameter(spec.name + suffix, nn.Parameter(torch.empty(spec.shape(self.sizes(level)), **options)))
+        self.learn_initial_state = learn_initial_state
+        if learn_initial_state:
+            for name, width in zip(self.state_names, self._state_widths, strict=True):
+                shape = (num_layers * self.directions, size_of(width, self.sizes(0)))
+                self.register_parameter(f"initial_{name}", nn.Parameter(torch.zeros(shape, **options)))
+        self.reset_parameters()
+
+    def _derive(self) -> None:
+        """Reads the equation; the programs of training and evaluation are one where they say the same."""
+        self._equations: dict[bool, Equation] = {mode: trace(self.cell, mode) for mode in (False, True)}
+        equation = self._equations[False]
+        self.layout: Layout = layout(self.cell, equation, self.bias)
+        self.state_names = [s.name for s in equation.states]
+        self._state_widths: list[Width] = [s.seen.width for s in equation.states]
+        self._noisy = {m: any(n.op == "noise" for n in e.graph.nodes) for m, e in self._equations.items()}
+        programs = {m: Program(lower(e, self.layout.input_order, self.bias)) for m, e in self._equations.items()}
+        if repr(programs[True].recurrence.roots) == repr(programs[False].recurrence.roots):
+            programs[True] = programs[False]
+        self._programs = programs
+
+    def __getstate__(self) -> dict[str, Any]:
+        derived = ("_equations", "_programs", "layout", "_noisy")
+        return {k: v for k, v in super().__getstate__().items() if k not in derived}  # type: ignore[misc]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._derive()
+
+    def reset_parameters(self) -> None:
+        """Draws new weights; see `tt.init.default_`."""
+        initial.default_(self)
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def state_sizes(self) -> list[int]:
+        """Numbers in each state."""
+        return [size_of(w, {"hidden": self.hidden_size, "input": self.input_size}) for w in self._state_widths]
+
+    def sizes(self, level: int) -> dict[Width, int]:
+        """The widths of one layer's equation: "input" and "hidden" as numbers."""
+        below = self.input_size if level == 0 else self.directions * size_of(self._state_widths[0], {"hidden": self.hidden_size})
+        return {1: 1, "input": below, "hidden": self.hidden_size}
+
+    def _suffixes(self) -> Iterator[tuple[str, int]]:
+        for level in range(self.num_layers):
+            for direction in range(self.directions):
+                yield f"_l{level}" + ("_reverse" if direction else ""), level
+
+    def described_parameters(self) -> Iterator[tuple[nn.Parameter, Parameter, dict[Width, int]]]:
+        """Every parameter of the cells with its row of the table and its layer's sizes, in torch's order."""
+        for suffix, level in self._suffixes():
+            for spec in self.layout.parameters:
+                yield getattr(self, spec.name + suffix), spec, self.sizes(level)
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.cell.name}, {self.input_size}, {self.hidden_size}"]
+        defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+        defaults |= {"learn_initial_state": False, "recompute": None, "backend": "compiled"}
+        parts += [f"{k}={getattr(self, k)}" for k, v in defaults.items() if getattr(self, k) != v]
+        return ", ".join(parts)
+
+    def forward(
+        self,
+        input: Tensor,
+        state: Tensor | tuple[Tensor, ...] | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> tuple[Tensor, Any]:
+        """Runs the stack over whole sequences; see the class for shapes.
+
+        `lengths` [B]: how many steps of each sequence are real, 0 to T. The rest is never read (it may hold NaN), the
+        output there is 0, the reverse direction starts at each sequence's own last step, and the final state is the one
+        after it.
+        """
+        call = shapes.prepare(self, input, state, lengths)
+        x = call.x
+        ends: list[list[Tensor]] = []
+        for level in range(self.num_layers):
+            starts = [[s[level * self.directions + d] for s in call.states] for d in range(self.directions)]
+            x, final = self._layer(x, starts, call, level)
+            ends += final
+            if self.dropout and self.training and level < self.num_layers - 1:
+                x = dropout(x, self.dropout)
+        output = x.transpose(0, 1) if call.batch_first else x
+        stacked = tuple(torch.stack([e[k] for e in ends]) for k in range(len(self.state_names)))
+        return shapes.finish(call, output, stacked)
+
+    def _layer(
+        self, x: Tensor, starts: list[list[Tensor | None]], call: shapes.Call, level: int
+    ) -> tuple[Tensor, list[list[Tensor]]]:
+        """x [T, B, I] or word numbers [T, B] -> output [T, B, D·H] and the final states of each direction."""
+        seed = int(torch.randint(2**62, ())) if self._noisy[self.training] else 0
+        if self.backend == "reference":
+            parts = [self._reference(x, starts[d], call, level, d, seed) for d in range(self.directions)]
+            return torch.cat([p[0] for p in parts], -1), [p[1] for p in parts]
+        if self.recompute is None or not torch.is_grad_enabled():
+            return self._recur(x, starts, call, level, tuple(range(self.directions)), 0, seed)
+        parts = [self._chunks(x, starts[d], call, level, d, seed) for d in range(self.directions)]
+        return torch.cat([p[0] for p in parts], -1), [p[1] for p in parts]
+
+    def _chunks(
+        self, x: Tensor, starts: list[Tensor | None], call: shapes.Call, level: int, direction: int, seed: int
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The recurrence in pieces of `recompute` steps, each run again in the backward pass."""
+        assert self.recompute is not None
+        origins = list(range(0, x.shape[0], self.recompute))
+        outputs: dict[int, Tensor] = {}
+        states: Any = starts
+        for origin in reversed(origins) if direction else origins:
+            piece = x[origin : origin + self.recompute]
+
+            def body(piece: Tensor, *states: Tensor, origin: int = origin) -> tuple[Tensor, ...]:
+                out, ends = self._recur(piece, [list(states)], call, level, (direction,), origin, seed)
+                return (out, *ends[0])
+
+            outputs[origin], *states = checkpoint(body, piece, *states, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([outputs[o] for o in origins]), states
+
+    def _recur(
+        self,
+        x: Tensor,
+        starts: list[list[Tensor | None]],
+        call: shapes.Call,
+        level: int,
+        directions: tuple[int, ...],
+        origin: int,
+        seed: int,
+    ) -> tuple[Tensor, list[list[Tensor]]]:
+        program = self._programs[self.training]
+        sizes = self.sizes(level)
+        loop = self.layout.of_kind("recurrent")
+        numbers = {p.name: k for k, p in enumerate(loop)}
+        places = {
+            matrix: (numbers[name], self.layout[name].first_row(block, sizes))
+            for matrix, (name, block) in self.layout.places.items()
+        }
+        job = Job(
+            program, sizes, x.shape[0], x.shape[1], call.batch_first, places, len(loop),
+            tuple(d == 1 for d in directions), call.lengths, origin, seed,
+        )  # fmt: skip
+        reads: list[dict[str, Tensor]] = []
+        parameters: list[list[Tensor]] = []
+        for d in directions:
+            own = self._own(level, d)
+            found: dict[str, Tensor] = {}
+            for array, _ in program.reads:
+                if array == "net":
+                    found[array] = self._input_product(x, own, sizes)
+                elif array == "x":
+                    found[array] = one_hot(x, sizes["input"]).to(next(iter(own.values()))) if x.dim() == 2 else x
+                elif array.startswith("bias."):
+                    found[array] = self._bias_of(array[5:], own, sizes)
+                else:
+                    found[array] = own[array]
+            reads.append(found)
+            parameters.append([own[p.name] for p in loop])
+        done = run(job, Operands({}, reads, starts, parameters))
+        out = done.joint["out"]
+        assert out is not None
+        return out, done.ends  # type: ignore[return-value]
+
+    def _own(self, level: int, direction: int) -> dict[str, Tensor]:
+        """The parameters of one layer in one direction, by their names in the table."""
+        suffix = f"_l{level}" + ("_reverse" if direction else "")
+        return {p.name: getattr(self, p.name + suffix) for p in self.layout.parameters}
+
+    def _input_product(self, x: Tensor, own: dict[str, Tensor], sizes: dict[Width, int]) -> Tensor:
+        """W x + b of every affine map that is given x, [T, B, rows]: one product for all time steps."""
+        matrix = own["weight_ih"]
+        bias = self._input_bias(own, sizes)
+        if x.dim() == 3:
+            # Where x is a transposed [B, T, I], the product is made on what lies in memory.
+            if x.stride(0) < x.stride(1):
+                return linear(x.transpose(0, 1), matrix, bias).transpose(0, 1)
+            return linear(x, matrix, bias)
+        table = matrix.t()
+        if x.numel() * 4 > table.shape[0]:
+            table = table.contiguous()  # rows that lie together are fetched faster than columns
+        net = embedding(x, table)
+        return net if bias is None else net + bias
+
+    def _input_bias(self, own: dict[str, Tensor], sizes: dict[Width, int]) -> Tensor | None:
+        biases = self.layout.of_kind("bias")
+        names = self.layout.input_order
+        if not biases or not names:
+            return None
+        if all(tuple(n for n, _ in b.rows) == names for b in biases):
+            total = own[biases[0].name]
+            for b in biases[1:]:
+                total = total + own[b.name]
+            return total
+        pieces = [self._bias_of(name, own, sizes) for name in names]
+        return torch.cat(pieces)
+
+    def _bias_of(self, affine: str, own: dict[str, Tensor], sizes: dict[Width, int]) -> Tensor:
+        parts = []
+        for b in self.layout.bias_blocks(affine):
+            width = next(size_of(w, sizes) for n, w in b.rows if n == affine)
+            parts.append(own[b.name].narrow(0, b.first_row(affine, sizes), width))
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+    def _reference(
+        self, x: Tensor, starts: list[Tensor | None], call: shapes.Call, level: int, direction: int, seed: int
+    ) -> tuple[Tensor, list[Tensor]]:
+        sizes = self.sizes(level)
+        own = self._own(level, direction)
+        maps: dict[tuple[str, int], Tensor] = {}
+        for a in self._equations[False].affines:
+            for k, v in enumerate(a.vectors):
+                is_input = v is self._equations[False].input
+                name, block = ("weight_ih", a.name) if is_input else self.layout.places[f"{a.name}.{k}"]
+                first = self.layout[name].first_row(block, sizes)
+                maps[a.name, k] = own[name][first : first + size_of(a.width, sizes)]
+        names = {a.name for a in self._equations[False].affines if a.bias}
+        biases = {n: self._bias_of(n, own, sizes) for n in names} if self.bias else {}
+        weights = {p.name: own[p.name] for p in self.layout.of_kind("weight")}
+        if x.dim() == 2:
+            x = one_hot(x, sizes["input"]).to(next(iter(own.values())))
+        evaluator = Evaluator(self.training, maps, biases, weights, {**sizes, "rows": x.shape[1]}, seed)
+        states = [
+            x.new_zeros(x.shape[1], size_of(w, sizes)) if s is None else s
+            for s, w in zip(starts, self._state_widths, strict=True)
+        ]
+        return run_reference(self.cell, evaluator, x, states, call.lengths, direction == 1)

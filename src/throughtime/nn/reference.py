@@ -1,0 +1,73 @@
+"""The slow, obvious answer: the cell's own `step` on tensors, one time step after the other, under autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from throughtime.symbolic import language, noise
+from throughtime.symbolic.language import Cell
+
+
+@dataclass
+class Evaluator:
+    """Meaning of a step's words on tensors [B, width]. `maps`: (affine, position) -> matrix; `biases`: affine -> vector."""
+
+    training: bool
+    maps: Mapping[tuple[str, int], Tensor]
+    biases: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]
+    sizes: Mapping[Any, int]
+    seed: int
+    step: int = 0
+
+    def affine(self, name: str, vectors: tuple[Tensor, ...], size: Any, bias: bool, shared: bool) -> Tensor:
+        result: Any = self.biases[name] if bias and name in self.biases else 0
+        for k, v in enumerate(vectors):
+            result = result + linear(v, self.maps[name, k])
+        return result  # type: ignore[no-any-return]
+
+    def weight(self, name: str, like: Any, init: float) -> Tensor:
+        return self.weights[name]
+
+    def noise(self, name: str, like: Any, fixed: bool) -> Tensor:
+        any_weight = next(iter([*self.maps.values(), *self.weights.values()]))
+        width = like.shape[-1] if isinstance(like, Tensor) else self.sizes.get(like, like)
+        rows = torch.arange(self.sizes["rows"]).unsqueeze(1)
+        drawn = noise.uniform(
+            self.seed, noise.stream_number(name), 0 if fixed else self.step, rows, torch.arange(width)
+        )
+        return drawn.to(any_weight)  # type: ignore[no-any-return]
+
+    def time(self) -> float:
+        return float(self.step)
+
+    def width_number(self, width: Any) -> int:
+        return int(self.sizes.get(width, width))
+
+
+def run_reference(
+    cell: Cell, evaluator: Evaluator, x: Tensor, states: list[Tensor], lengths: Tensor | None, reverse: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """x [T, B, I], states [B, width] each -> output [T, B, H], final states. Padding of x must hold finite numbers."""
+    steps = range(x.shape[0])
+    outputs: dict[int, Tensor] = {}
+    with language.running(evaluator):
+        for t in reversed(steps) if reverse else steps:
+            evaluator.step = t
+            new = cell.step(x[t], *states)
+            new = list(new) if isinstance(new, tuple) else [new]
+            new = [n.expand_as(s) if isinstance(n, Tensor) else torch.full_like(s, n) for n, s in zip(new, states, strict=True)]
+            if lengths is None:
+                states = new
+                outputs[t] = new[0]
+            else:
+                active = (t < lengths).unsqueeze(1)
+                states = [torch.where(active, n, s) for n, s in zip(new, states, strict=True)]
+                outputs[t] = torch.where(active, new[0], torch.zeros_like(new[0]))
+    return torch.stack([outputs[t] for t in steps]), states

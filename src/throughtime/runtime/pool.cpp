@@ -1,0 +1,249 @@
+// One small pool of threads for all kernels of the process.
+//
+// tt_parallel runs task(context, 0) ... task(context, tasks - 1), each once, on the calling thread and at most
+// threads - 1 workers, and returns when all are done. Which thread runs which index is not defined.
+//
+// It needs no C++ runtime library and has no constructors. Every worker has its own mailbox, so that only as many
+// are woken as are wanted. A job is open while its number stands in `open_job`; a worker announces itself in
+// `active` before it looks there, and the caller closes the job before it waits for `active` to fall to 0: a worker
+// that wakes too late finds the job closed and touches nothing of it, so nobody ever waits for a thread to wake up.
+
+#include <pthread.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+namespace {
+
+typedef void (*Task)(void* context, int64_t index);
+
+const int64_t max_workers = 255;
+// Waking a sleeping thread costs 5 to 50 microseconds, and the next job (the next layer, the next direction) often
+// comes sooner than that; spinning for longer would take a core from somebody else for nothing.
+const int64_t spin_nanoseconds = 40000;
+// Kernels keep small tiles on the stack; musl and macOS would give a thread 128 or 512 KiB.
+const size_t stack_bytes = size_t(2) << 20;
+
+struct alignas(128) Worker {
+  uint64_t job;  // number of the newest job offered to this worker
+  int sleeping;
+  pthread_mutex_t mutex;
+  pthread_cond_t wake;
+};
+
+struct Pool {
+  Worker workers[max_workers];
+  int64_t size;  // workers that exist
+  int busy;      // a thread is inside tt_parallel
+  uint64_t last_job;
+  bool at_fork;
+
+  // The job. Written only while it is closed and `active` is 0.
+  Task task;
+  void* context;
+  int64_t tasks;
+  uint64_t float_control;
+
+  alignas(128) int64_t next;     // the first index that nobody has taken
+  alignas(128) int64_t active;   // workers that may be looking at the job
+  alignas(128) uint64_t open_job;  // its number, or 0
+  int caller_sleeping;
+  pthread_mutex_t mutex;
+  pthread_cond_t done;
+};
+
+Pool pool;
+__thread bool inside = false;  // this thread is running a task: nested calls run inline
+
+template <class T>
+T load(const T* place) {
+  return __atomic_load_n(place, __ATOMIC_SEQ_CST);
+}
+
+template <class T>
+void store(T* place, T value) {
+  __atomic_store_n(place, value, __ATOMIC_SEQ_CST);
+}
+
+// Rounding and flush-to-zero modes belong to a thread; a worker takes the caller's, so that results do not depend on
+// which thread computed them.
+uint64_t get_float_control() {
+#if defined(__SSE__)
+  return __builtin_ia32_stmxcsr() & ~uint64_t(0x3f);  // without the exception flags, which are results
+#elif defined(__aarch64__)
+  uint64_t value;
+  __asm__ volatile("mrs %0, fpcr" : "=r"(value));
+  return value;
+#else
+  return 0;
+#endif
+}
+
+void set_float_control(uint64_t value) {
+  if (get_float_control() == value) return;
+#if defined(__SSE__)
+  __builtin_ia32_ldmxcsr(unsigned(value));
+#elif defined(__aarch64__)
+  __asm__ volatile("msr fpcr, %0" : : "r"(value));
+#endif
+}
+
+void pause() {
+#if defined(__SSE2__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+int64_t now() {
+  timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return int64_t(time.tv_sec) * 1000000000 + time.tv_nsec;
+}
+
+// Spin until *place differs from `value`, or equals it when `until_equal`; false when the time is over.
+template <class T>
+bool spin(const T* place, T value, bool until_equal) {
+  const int64_t deadline = now() + spin_nanoseconds;
+  do {
+    for (int i = 0; i < 16; ++i) {
+      if ((load(place) == value) == until_equal) return true;
+      pause();
+    }
+  } while (now() < deadline);
+  return false;
+}
+
+void run_tasks() {
+  for (;;) {
+    const int64_t index = __atomic_fetch_add(&pool.next, 1, __ATOMIC_RELAXED);
+    if (index >= pool.tasks) return;
+    pool.task(pool.context, index);
+  }
+}
+
+// Wait for a job newer than `seen`. Either the worker sees the new number or the caller sees it sleeping, because
+// each writes its own word before it reads the other's.
+uint64_t wait_for_job(Worker* worker, uint64_t seen) {
+  if (!spin(&worker->job, seen, false)) {
+    pthread_mutex_lock(&worker->mutex);
+    store(&worker->sleeping, 1);
+    while (load(&worker->job) == seen) pthread_cond_wait(&worker->wake, &worker->mutex);
+    store(&worker->sleeping, 0);
+    pthread_mutex_unlock(&worker->mutex);
+  }
+  return load(&worker->job);
+}
+
+void* work(void* argument) {
+  Worker* worker = static_cast<Worker*>(argument);
+  inside = true;
+  uint64_t seen = 0;
+  for (;;) {
+    seen = wait_for_job(worker, seen);
+    __atomic_fetch_add(&pool.active, 1, __ATOMIC_SEQ_CST);
+    if (load(&pool.open_job) == seen) {
+      set_float_control(pool.float_control);
+      run_tasks();
+    }
+    if (__atomic_sub_fetch(&pool.active, 1, __ATOMIC_SEQ_CST) == 0 && load(&pool.caller_sleeping)) {
+      pthread_mutex_lock(&pool.mutex);
+      pthread_cond_signal(&pool.done);
+      pthread_mutex_unlock(&pool.mutex);
+    }
+  }
+  return nullptr;
+}
+
+void offer(Worker* worker, uint64_t job) {
+  store(&worker->job, job);
+  if (!load(&worker->sleeping)) return;
+  pthread_mutex_lock(&worker->mutex);
+  pthread_cond_signal(&worker->wake);
+  pthread_mutex_unlock(&worker->mutex);
+}
+
+void wait_until_left() {
+  if (spin(&pool.active, int64_t(0), true)) return;
+  pthread_mutex_lock(&pool.mutex);
+  store(&pool.caller_sleeping, 1);
+  while (load(&pool.active) != 0) pthread_cond_wait(&pool.done, &pool.mutex);
+  store(&pool.caller_sleeping, 0);
+  pthread_mutex_unlock(&pool.mutex);
+}
+
+// A child of fork has only the thread that forked: its pool starts empty.
+void forget_workers() {
+  pool.size = 0;
+  pool.busy = 0;
+  pool.active = 0;
+  pool.open_job = 0;
+  pool.caller_sleeping = 0;
+}
+
+// Make the pool at least `wanted` workers large; where the system refuses a thread, the others do its work.
+void grow(int64_t wanted) {
+  if (pool.size >= wanted) return;
+  if (!pool.at_fork) {
+    if (pthread_atfork(nullptr, nullptr, forget_workers) != 0) return;
+    pool.at_fork = true;
+  }
+  if (pool.size == 0) {
+    pthread_mutex_init(&pool.mutex, nullptr);
+    pthread_cond_init(&pool.done, nullptr);
+  }
+  pthread_attr_t attributes;
+  if (pthread_attr_init(&attributes) != 0) return;
+  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  pthread_attr_setstacksize(&attributes, stack_bytes);
+  // A worker inherits the mask: signals are for the threads of the program.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  while (pool.size < wanted) {
+    Worker* worker = &pool.workers[pool.size];
+    worker->job = 0;
+    worker->sleeping = 0;
+    pthread_mutex_init(&worker->mutex, nullptr);
+    pthread_cond_init(&worker->wake, nullptr);
+    pthread_t thread;
+    if (pthread_create(&thread, &attributes, work, worker) != 0) break;
+    ++pool.size;
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  pthread_attr_destroy(&attributes);
+}
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) void tt_parallel(int64_t tasks, int64_t threads, Task task,
+                                                                   void* context) {
+  // A second thread of the program that comes while the pool is busy does its work itself.
+  if (tasks <= 1 || threads <= 1 || inside || __atomic_exchange_n(&pool.busy, 1, __ATOMIC_ACQUIRE)) {
+    for (int64_t index = 0; index < tasks; ++index) task(context, index);
+    return;
+  }
+  int64_t helpers = (tasks < threads ? tasks : threads) - 1;
+  if (helpers > max_workers) helpers = max_workers;
+  grow(helpers);
+  if (helpers > pool.size) helpers = pool.size;
+
+  pool.task = task;
+  pool.context = context;
+  pool.tasks = tasks;
+  pool.float_control = get_float_control();
+  pool.next = 0;
+  const uint64_t job = ++pool.last_job;
+  store(&pool.open_job, job);
+  for (int64_t i = 0; i < helpers; ++i) offer(&pool.workers[i], job);
+
+  inside = true;
+  run_tasks();
+  inside = false;
+
+  store(&pool.open_job, uint64_t(0));
+  wait_until_left();
+  __atomic_store_n(&pool.busy, 0, __ATOMIC_RELEASE);
+}

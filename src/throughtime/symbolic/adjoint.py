@@ -1,0 +1,248 @@
+"""Reverse mode over a recurrence: back-propagation through time as another recurrence.
+
+For every value v the adjoint is ∂E/∂v. The adjoint of a pre-activation is the error term δ of the textbooks. The
+adjoint of a carry flows to the previous time step (horizontally), the adjoints of what is read per time step leave the
+loop (vertically), and the gradient of a matrix M used as y = M v is Σ δ_y vᵀ, formed after the loop by one product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from throughtime.symbolic.functions import OPERATIONS
+from throughtime.symbolic.graph import Graph, Node, reachable, rebuild
+from throughtime.symbolic.program import Carry, Read, Recurrence, Sum, Write
+from throughtime.symbolic.saved import choose_saved
+
+
+@dataclass(frozen=True)
+class Block:
+    """Where a value lies after the loop: column block `name` of an array that was read or written."""
+
+    array: str
+    name: str
+
+
+@dataclass(frozen=True)
+class MatrixGradient:
+    """∂E/∂M = Σ over time and sequences of δ vᵀ; of its transpose where the step used Mᵀ v."""
+
+    matrix: str
+    delta: Block
+    vector: Block
+    transposed: bool
+
+
+@dataclass(frozen=True)
+class Adjoint:
+    """A recurrence's forward pass with what it keeps, and its backward pass.
+
+    `backward` reads `d_<array>` for every array that `forward` was given to write, `d_<sum>` per row for every sum, and what was kept.
+    Its carries are the adjoints of the forward's carries. It writes `d_<array>` for every array the forward reads per
+    time step, and `delta` for error terms of products that are in no such array. Its sums are the gradients of what the
+    forward reads per unit or per row.
+    """
+
+    forward: Recurrence
+    backward: Recurrence
+    gradients: tuple[MatrixGradient, ...]
+
+
+@dataclass
+class _Adjoints:
+    """Adjoints while they are being gathered, by index of the forward value."""
+
+    graph: Graph
+    waiting: dict[int, list[Node]] = field(default_factory=dict)
+    complete: dict[int, Node] = field(default_factory=dict)
+
+    def add(self, node: Node, adjoint: Node) -> None:
+        if node.width == 1 and adjoint.width != 1:
+            adjoint = self.graph.node("total", (adjoint,))
+        self.waiting.setdefault(node.index, []).append(adjoint)
+
+    def finish(self, node: Node) -> Node | None:
+        """Σ of the contributions: products together, so that they become one chain in the kernel, then the rest."""
+        parts = self.waiting.get(node.index)
+        if not parts:
+            return None
+        ordered = [p for p in parts if p.op != "linear"], [p for p in parts if p.op == "linear"]
+        sums = []
+        for group in ordered:
+            for k, part in enumerate(group):
+                sums.append(part) if k == 0 else sums.append(sums.pop() + part)
+        result = sums[0] if len(sums) == 1 else sums[0] + sums[1]
+        self.complete[node.index] = result = _widened(result, node, self.graph)
+        return result
+
+    def of(self, node: Node) -> Node:
+        found = self.complete.get(node.index)
+        return _widened(self.graph.const(0), node, self.graph) if found is None else found
+
+
+def _widened(value: Node, like: Node, graph: Graph) -> Node:
+    return value if value.width == like.width else graph.node("spread", (value,), width=like.width)
+
+
+def adjoint(recurrence: Recurrence) -> Adjoint:
+    """Derives the backward pass; error enters through everything that `recurrence` writes, sums and carries."""
+    forward = _copied(recurrence)
+    nodes = forward.nodes
+    graph = forward.graph
+    carried, entering, adjoints = _propagate(forward, nodes)
+
+    roots = [adjoints.of(c.seen) for c in forward.carries] + [adjoints.of(r.node) for r in forward.reads]
+    products = [n for n in nodes if n.op == "linear" and n.index in adjoints.complete]
+    roots += [adjoints.complete[n.index] for n in products]
+    own = {n.index for n in nodes} | {r.node.index for r in forward.reads} | {c.seen.index for c in forward.carries}
+    later = [n for n in reachable(roots) if n.index not in own]
+    needed = {a.index for n in later for a in n.args if a.index in own} | {r.index for r in roots if r.index in own}
+    forward, kept = _keep(forward, choose_saved(forward, needed, [n.args[0] for n in products]))
+
+    target = Graph(OPERATIONS)
+    moved: dict[int, Node] = {}
+    reads: list[Read] = []
+    sources = [(Block(r.array, r.name), r.node, r.per) for r in forward.reads if r.per != "time"]
+    sources += [(block, node, "time") for node, block in kept.values()]
+    for block, node, per in sources:
+        if node.index not in moved:
+            name = f"{block.array}.{block.name}" if block.array.startswith("saved") else block.name
+            moved[node.index] = target.node("read", data=name, width=node.width)
+            moved[node.index].label = node.label
+            reads.append(Read(block.array, block.name, moved[node.index], per))
+    for r in entering:
+        moved[r.node.index] = target.node("read", data=r.node.data, width=r.node.width)
+        reads.append(replace(r, node=moved[r.node.index]))
+    made = rebuild(roots, target, moved)
+    for node, name in carried:
+        made.setdefault(node.index, target.node("carry", data=name, width=node.width))
+
+    writes, sums = _results(forward, adjoints, made, target)
+    gradients = _matrix_gradients(products, adjoints, made, kept, writes, fresh_name("delta", forward))
+    carries = tuple(
+        Carry(name, made[node.index], made[adjoints.of(c.seen).index])
+        for c, (node, name) in zip(forward.carries, carried, strict=True)
+    )
+    backward = Recurrence(
+        f"{recurrence.name}.backward", target, carries, tuple(reads), tuple(writes), tuple(sums), recurrence.matrices
+    )
+    return Adjoint(forward, backward, tuple(gradients))
+
+
+def fresh_name(wished: str, recurrence: Recurrence) -> str:
+    """A name for an array that the recurrence does not use: the adjoint of an adjoint keeps values of its own."""
+    taken = {r.array for r in recurrence.reads} | {w.array for w in recurrence.writes}
+    while wished in taken:
+        wished += "_"
+    return wished
+
+
+def _copied(recurrence: Recurrence) -> Recurrence:
+    """The recurrence in a graph of its own: adjoints are built beside the values they belong to."""
+    graph = Graph(OPERATIONS)
+    leaves = [r.node for r in recurrence.reads] + [c.seen for c in recurrence.carries]
+    made = rebuild([*leaves, *recurrence.nodes], graph, {})  # all of them, to keep the author's order
+    return replace(
+        recurrence,
+        graph=graph,
+        carries=tuple(Carry(c.name, made[c.seen.index], made[c.next.index]) for c in recurrence.carries),
+        reads=tuple(replace(r, node=made[r.node.index]) for r in recurrence.reads),
+        writes=tuple(replace(w, node=made[w.node.index]) for w in recurrence.writes),
+        sums=tuple(replace(s, node=made[s.node.index]) for s in recurrence.sums),
+    )
+
+
+def _propagate(
+    forward: Recurrence, nodes: list[Node]
+) -> tuple[list[tuple[Node, str]], list[Read], _Adjoints]:
+    """Walks the step backwards. Returns the adjoint carries, the cotangents read, and every value's adjoint."""
+    graph = forward.graph
+    adjoints = _Adjoints(graph)
+    carried = []
+    for c in forward.carries:
+        name = f"d_{c.name}"
+        carried.append((graph.node("carry", data=name, width=c.next.width), name))
+        adjoints.add(c.next, carried[-1][0])
+    entering: list[Read] = []
+
+    def enters(node: Node, array: str, name: str, per: str) -> None:
+        read = graph.node("read", data=f"d_{name}", width=node.width)
+        entering.append(Read(f"d_{array}", f"d_{name}", read, per))
+        adjoints.add(node, read)
+
+    for w in forward.writes:
+        enters(w.node, w.array, w.name, "time")
+    for s in forward.sums:
+        enters(s.node, s.name, s.name, "row")
+    for node in reversed(nodes):
+        g = adjoints.finish(node)
+        if g is None or not node.args:
+            continue
+        if node.op == "linear":
+            matrix, transposed = node.data
+            vector = node.args[0]
+            adjoints.add(vector, graph.node("linear", (g,), (matrix, not transposed), vector.width))
+        elif node.op in ("total", "spread"):
+            adjoints.add(node.args[0], g)
+        else:
+            flows = OPERATIONS[node.op].derivative(node, *node.args, g)
+            for arg, flow in zip(node.args, flows, strict=True):
+                if flow is not None and arg.op != "const":
+                    adjoints.add(arg, flow)
+    return carried, entering, adjoints
+
+
+def _keep(forward: Recurrence, values: list[Node]) -> tuple[Recurrence, dict[int, tuple[Node, Block]]]:
+    """The forward pass that also writes what must be kept, and where each kept value lies."""
+    where = {r.node.index: Block(r.array, r.name) for r in forward.reads if r.array != "net"}
+    where |= {w.node.index: Block(w.array, w.name) for w in forward.writes}
+    kept: dict[int, tuple[Node, Block]] = {}
+    writes = list(forward.writes)
+    saved = fresh_name("saved", forward)
+    for k, node in enumerate(values):
+        block = where.get(node.index)
+        if block is None:
+            label = node.label or (str(node.data) if node.op in ("carry", "read") else f"{node.op}{k}")
+            block = Block(saved, f"{label}_seen" if node.op == "carry" else label)
+            if any(w.array == saved and w.name == block.name for w in writes):
+                block = Block(saved, f"{block.name}{k}")
+            writes.append(Write(block.array, block.name, node))
+        kept[node.index] = node, block
+    return replace(forward, writes=tuple(writes)), kept
+
+
+def _results(
+    forward: Recurrence, adjoints: _Adjoints, made: dict[int, Node], target: Graph
+) -> tuple[list[Write], list[Sum]]:
+    """What leaves the loop for every read of the forward pass."""
+    writes, sums = [], []
+    for r in forward.reads:
+        node = made[adjoints.of(r.node).index]
+        if r.per == "time":
+            writes.append(Write(f"d_{r.array}", f"d_{r.name}", node))
+        else:
+            sums.append(Sum(f"d_{r.name}", node))
+    return writes, sums
+
+
+def _matrix_gradients(
+    products: list[Node],
+    adjoints: _Adjoints,
+    made: dict[int, Node],
+    kept: dict[int, tuple[Node, Block]],
+    writes: list[Write],
+    array: str,
+) -> list[MatrixGradient]:
+    """One entry for each product of the step; an error term that no array holds yet is written to `array`."""
+    gradients = []
+    for product in products:
+        delta = made[adjoints.complete[product.index].index]
+        block = next((Block(w.array, w.name) for w in writes if w.node is delta), None)
+        matrix, transposed = product.data
+        if block is None:
+            block = Block(array, f"delta.{matrix}")
+            if any(w.name == block.name for w in writes):
+                block = Block(array, f"delta.{matrix}.{product.index}")
+            writes.append(Write(block.array, block.name, delta))
+        gradients.append(MatrixGradient(matrix, block, kept[product.args[0].index][1], transposed))
+    return gradients

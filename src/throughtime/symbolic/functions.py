@@ -1,0 +1,274 @@
+"""The table of operations: one row each, with derivative, spelling per target, torch and NumPy function, and LaTeX.
+
+A derivative rule gets the operation's own result `y`, its arguments and the adjoint `g` of the result, and returns the
+adjoint of each argument (None where no error flows). Rules differentiate through the output where that is possible
+(tanh' = 1 - y², sigmoid' = y (1 - y)), so that what the forward pass kept is reused.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from throughtime.symbolic.graph import EquationError, Node
+
+Rule = Callable[..., tuple[Node | None, ...]]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One row. `torch` and `numpy` name the function in those libraries; `cpp` is a format string over the arguments
+    that the C++ and the CUDA skeletons both understand; `fold` computes it on Python numbers."""
+
+    name: str
+    derivative: Rule
+    cpp: str
+    latex: str
+    torch: str
+    numpy: str
+    arguments: str = "v"
+    boolean: bool = False
+    fold: Callable[..., float] | None = None
+
+    @property
+    def arity(self) -> int:
+        return len(self.arguments)
+
+
+def _minimum(y: Node, a: Node, b: Node, g: Node) -> tuple[Node, Node]:
+    return where(a < b, g, 0.0), where(a < b, 0.0, g)
+
+
+def _maximum(y: Node, a: Node, b: Node, g: Node) -> tuple[Node, Node]:
+    return where(a > b, g, 0.0), where(a > b, 0.0, g)
+
+
+def _none(y: Node, *args: Any) -> tuple[None, ...]:
+    return (None,) * (len(args) - 1)
+
+
+_ROWS = [
+    # fmt: off
+    Operation("add", lambda y, a, b, g: (g, g), "({0} + {1})", "{0} + {1}", "add", "add", "vv", fold=lambda a, b: a + b),
+    Operation("sub", lambda y, a, b, g: (g, -g), "({0} - {1})", "{0} - {1}", "sub", "subtract", "vv", fold=lambda a, b: a - b),
+    Operation("mul", lambda y, a, b, g: (g * b, g * a), "({0} * {1})", r"{0} \odot {1}", "mul", "multiply", "vv", fold=lambda a, b: a * b),
+    Operation("div", lambda y, a, b, g: (g / b, -(g / b) * y), "({0} / {1})", r"\frac{{{0}}}{{{1}}}", "div", "divide", "vv"),
+    Operation("neg", lambda y, a, g: (-g,), "(-{0})", "-{0}", "neg", "negative", fold=lambda a: -a),
+    Operation("exp", lambda y, a, g: (g * y,), "exp({0})", r"\exp({0})", "exp", "exp"),
+    Operation("expm1", lambda y, a, g: (g * (y + 1),), "expm1({0})", r"(\exp({0}) - 1)", "expm1", "expm1"),
+    Operation("log", lambda y, a, g: (g / a,), "log({0})", r"\log({0})", "log", "log"),
+    Operation("log1p", lambda y, a, g: (g / (1 + a),), "log1p({0})", r"\log(1 + {0})", "log1p", "log1p"),
+    Operation("sqrt", lambda y, a, g: (g * 0.5 / y,), "sqrt({0})", r"\sqrt{{{0}}}", "sqrt", "sqrt", fold=math.sqrt),
+    Operation("sin", lambda y, a, g: (g * cos(a),), "sin({0})", r"\sin({0})", "sin", "sin"),
+    Operation("cos", lambda y, a, g: (-(g * sin(a)),), "cos({0})", r"\cos({0})", "cos", "cos"),
+    Operation("tanh", lambda y, a, g: (g * (1 - y * y),), "tanh({0})", r"\tanh({0})", "tanh", "tanh"),
+    Operation("sigmoid", lambda y, a, g: (g * y * (1 - y),), "sigmoid({0})", r"\sigma({0})", "sigmoid", ""),
+    Operation("softplus", lambda y, a, g: (g * sigmoid(a),), "softplus({0})", r"\mathrm{{softplus}}({0})", "nn.functional.softplus", ""),
+    Operation("erf", lambda y, a, g: (g * exp(-(a * a)) * (2 / math.sqrt(math.pi)),), "erf({0})", r"\mathrm{{erf}}({0})", "erf", ""),
+    Operation("relu", lambda y, a, g: (where(y > 0, g, 0.0),), "maximum({0}, {zero})", r"\mathrm{{relu}}({0})", "relu", ""),
+    Operation("abs", lambda y, a, g: (g * sign(a),), "absolute({0})", r"\left|{0}\right|", "abs", "absolute", fold=abs),
+    Operation("sign", _none, "sign({0})", r"\mathrm{{sign}}({0})", "sign", "sign"),
+    Operation("minimum", _minimum, "minimum({0}, {1})", r"\min({0}, {1})", "minimum", "minimum", "vv", fold=min),
+    Operation("maximum", _maximum, "maximum({0}, {1})", r"\max({0}, {1})", "maximum", "maximum", "vv", fold=max),
+    Operation("where", lambda y, c, a, b, g: (None, where(c, g, 0.0), where(c, 0.0, g)), "select({0}, {1}, {2})",
+              r"\begin{{cases}} {1} & {0} \\ {2} & \text{{else}} \end{{cases}}", "where", "where", "bvv"),
+    Operation("surrogate", lambda y, a, b, g: (None, g), "{0}", r"{0}", "", "", "vv"),
+    Operation("greater", _none, "({0} > {1})", "{0} > {1}", "gt", "greater", "vv", boolean=True),
+    Operation("greater_equal", _none, "({0} >= {1})", r"{0} \ge {1}", "ge", "greater_equal", "vv", boolean=True),
+    Operation("both", _none, "({0} & {1})", r"{0} \wedge {1}", "logical_and", "logical_and", "bb", boolean=True),
+    Operation("either", _none, "({0} | {1})", r"{0} \vee {1}", "logical_or", "logical_or", "bb", boolean=True),
+    Operation("negate", _none, "(~{0})", r"\neg {0}", "logical_not", "logical_not", "b", boolean=True),
+    # fmt: on
+]
+OPERATIONS: dict[str, Operation] = {row.name: row for row in _ROWS}
+
+
+def _numpy_only(name: str, *values: Any) -> Any:
+    """The rows that NumPy has no function for."""
+    import numpy as np
+
+    if name == "sigmoid":
+        with np.errstate(over="ignore"):
+            return 1 / (1 + np.exp(-values[0]))
+    if name == "softplus":
+        return np.maximum(values[0], 0) + np.log1p(np.exp(-np.abs(values[0])))
+    if name == "relu":
+        return np.maximum(values[0], 0)
+    if name == "surrogate":
+        return values[0]
+    return np.vectorize(math.erf, otypes=[float])(values[0])
+
+
+def apply(name: str, *values: Any) -> Any:
+    """An operation of the table on symbols, torch tensors, NumPy arrays or Python numbers: whatever the step was given."""
+    for value in values:
+        if isinstance(value, Node):
+            return value.graph.apply(name, *values)
+    row = OPERATIONS[name]
+    torch = sys.modules.get("torch")
+    tensors = [] if torch is None else [v for v in values if isinstance(v, torch.Tensor)]
+    if torch is not None and tensors:
+        like = next((t for t in tensors if t.dtype != torch.bool), tensors[0])
+        if not like.dtype.is_floating_point:  # a where() of a condition and two numbers
+            like = like.new_empty((), dtype=torch.get_default_dtype())
+        values = tuple(
+            v if isinstance(v, torch.Tensor) else torch.tensor(v, dtype=like.dtype, device=like.device) for v in values
+        )
+        if name == "surrogate":
+            return values[1] + (values[0] - values[1]).detach()
+        function = torch
+        for part in row.torch.split("."):
+            function = getattr(function, part)
+        return function(*values)
+    if not row.numpy:
+        return _numpy_only(name, *values)
+    import numpy as np
+
+    return getattr(np, row.numpy)(*values)
+
+
+def tanh(v: Any) -> Any:
+    """Hyperbolic tangent."""
+    return apply("tanh", v)
+
+
+def sigmoid(v: Any) -> Any:
+    """Logistic function σ(v) = 1 / (1 + exp(-v))."""
+    return apply("sigmoid", v)
+
+
+def exp(v: Any) -> Any:
+    return apply("exp", v)
+
+
+def expm1(v: Any) -> Any:
+    """exp(v) - 1, exact near 0."""
+    return apply("expm1", v)
+
+
+def log(v: Any) -> Any:
+    return apply("log", v)
+
+
+def log1p(v: Any) -> Any:
+    """log(1 + v), exact near 0."""
+    return apply("log1p", v)
+
+
+def sqrt(v: Any) -> Any:
+    return apply("sqrt", v)
+
+
+def sin(v: Any) -> Any:
+    return apply("sin", v)
+
+
+def cos(v: Any) -> Any:
+    return apply("cos", v)
+
+
+def erf(v: Any) -> Any:
+    return apply("erf", v)
+
+
+def absolute(v: Any) -> Any:
+    return apply("abs", v)
+
+
+def sign(v: Any) -> Any:
+    return apply("sign", v)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    return apply("minimum", a, b)
+
+
+def maximum(a: Any, b: Any) -> Any:
+    return apply("maximum", a, b)
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """a where the condition holds, b elsewhere, unit by unit; error flows into the chosen one only."""
+    if isinstance(condition, bool):
+        raise EquationError(f"where was given {condition}, where a condition on values such as a > b is expected")
+    return apply("where", condition, a, b)
+
+
+def surrogate(value: Any, derivative_of: Any) -> Any:
+    """`value` going forward, the derivative of `derivative_of` going back (spikes, straight-through estimators)."""
+    return apply("surrogate", value, derivative_of)
+
+
+# Activations. The names and constants are torch.nn.functional's.
+
+
+def identity(v: Any) -> Any:
+    return v
+
+
+def relu(v: Any) -> Any:
+    return apply("relu", v)
+
+
+def leaky_relu(v: Any, slope: float = 0.01) -> Any:
+    return where(v > 0, v, slope * v)
+
+
+def elu(v: Any, alpha: float = 1.0) -> Any:
+    # The minimum keeps the branch that is not taken finite: 0 * inf would be NaN on the way back.
+    return where(v > 0, v, alpha * expm1(minimum(v, 0.0)))
+
+
+def selu(v: Any) -> Any:
+    """Klambauer et al. 2017, arXiv:1706.02515."""
+    return 1.0507009873554804934193349852946 * elu(v, 1.6732632423543772848170429916717)
+
+
+def gelu(v: Any) -> Any:
+    """Hendrycks and Gimpel 2016, arXiv:1606.08415; the exact form, with erf."""
+    return 0.5 * v * (1 + erf(v * math.sqrt(0.5)))
+
+
+def silu(v: Any) -> Any:
+    return v * sigmoid(v)
+
+
+def softplus(v: Any) -> Any:
+    return apply("softplus", v)
+
+
+def softsign(v: Any) -> Any:
+    return v / (1 + absolute(v))
+
+
+def clip(v: Any, low: float, high: float) -> Any:
+    return minimum(maximum(v, low), high)
+
+
+def hard_tanh(v: Any) -> Any:
+    return clip(v, -1.0, 1.0)
+
+
+def hard_sigmoid(v: Any) -> Any:
+    return clip(v / 6 + 0.5, 0.0, 1.0)
+
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    f.__name__: f
+    for f in (tanh, relu, sigmoid, identity, leaky_relu, elu, selu, gelu, silu, softplus, softsign)
+    + (hard_tanh, hard_sigmoid, sin)
+}
+
+
+def activation(choice: str | Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The activation of that name, or the user's own expression as it is."""
+    if callable(choice):
+        return choice
+    if choice not in ACTIVATIONS:
+        raise EquationError(
+            f"activation {choice!r} is not known: choose one of {', '.join(ACTIVATIONS)}, or give a function of one value"
+        )
+    return ACTIVATIONS[choice]

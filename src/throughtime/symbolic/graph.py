@@ -1,0 +1,272 @@
+"""Expressions as a small ordered graph: every value of a step is one node, equal values are the same node.
+
+Nodes keep the order in which the author wrote them, so that everything derived from a graph (source text, formulas,
+cache keys) is the same byte for byte in every process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Width = str | int
+"""How many numbers a value has for each sequence: a symbol ("input", "hidden"), a fixed number, or 1 (one per sequence)."""
+
+LEAVES = frozenset({"const", "input", "state", "read", "carry", "weight", "time", "size", "noise"})
+
+
+class EquationError(ValueError):
+    """An equation says something that cannot be meant; the message quotes it and says what to write instead."""
+
+
+class Node:
+    """One value: an operation applied to other values. Made by `Graph.node`, compared by identity.
+
+    `label` is the name the author gave it in the step, if any; it shows in generated text and names what is kept.
+    """
+
+    __slots__ = ("args", "boolean", "data", "graph", "index", "label", "op", "width")
+
+    def __init__(
+        self, graph: Graph, index: int, op: str, args: tuple[Node, ...], data: Any, width: Width, boolean: bool
+    ) -> None:
+        self.graph, self.index, self.op, self.args = graph, index, op, args
+        self.data, self.width, self.boolean = data, width, boolean
+        self.label: str | None = None
+
+    def __repr__(self) -> str:
+        return text(self)
+
+    def __add__(self, other: Any) -> Node:
+        return self.graph.apply("add", self, other)
+
+    def __radd__(self, other: Any) -> Node:
+        return self.graph.apply("add", other, self)
+
+    def __sub__(self, other: Any) -> Node:
+        return self.graph.apply("sub", self, other)
+
+    def __rsub__(self, other: Any) -> Node:
+        return self.graph.apply("sub", other, self)
+
+    def __mul__(self, other: Any) -> Node:
+        return self.graph.apply("mul", self, other)
+
+    def __rmul__(self, other: Any) -> Node:
+        return self.graph.apply("mul", other, self)
+
+    def __truediv__(self, other: Any) -> Node:
+        return self.graph.apply("div", self, other)
+
+    def __rtruediv__(self, other: Any) -> Node:
+        return self.graph.apply("div", other, self)
+
+    def __neg__(self) -> Node:
+        return self.graph.apply("neg", self)
+
+    def __abs__(self) -> Node:
+        return self.graph.apply("abs", self)
+
+    def __pow__(self, exponent: Any) -> Node:
+        if exponent == 0.5:
+            return self.graph.apply("sqrt", self)
+        if not isinstance(exponent, int) or not 1 <= exponent <= 8:
+            raise EquationError(
+                f'"({text(self)}) ** {exponent}" is not in the language: '
+                "write ** with a whole number from 1 to 8 or 0.5, or use exp and log"
+            )
+        power = self
+        for _ in range(exponent - 1):
+            power = power * self
+        return power
+
+    def __gt__(self, other: Any) -> Node:
+        return self.graph.apply("greater", self, other)
+
+    def __ge__(self, other: Any) -> Node:
+        return self.graph.apply("greater_equal", self, other)
+
+    def __lt__(self, other: Any) -> Node:
+        return self.graph.apply("greater", other, self)
+
+    def __le__(self, other: Any) -> Node:
+        return self.graph.apply("greater_equal", other, self)
+
+    def __and__(self, other: Any) -> Node:
+        return self.graph.apply("both", self, other)
+
+    def __or__(self, other: Any) -> Node:
+        return self.graph.apply("either", self, other)
+
+    def __invert__(self) -> Node:
+        return self.graph.apply("negate", self)
+
+    def __bool__(self) -> bool:
+        raise EquationError(
+            f'"{text(self)}" has no single truth value while the equation is read, so a Python if, while, and, or '
+            "cannot depend on it: write where(condition, a, b), and & | ~ between conditions"
+        )
+
+    def __len__(self) -> int:
+        raise EquationError(f'"{text(self)}" has no Python length: write size(v) for the number of its units')
+
+    def __iter__(self) -> Any:
+        raise EquationError(f'"{text(self)}" cannot be taken apart: an equation speaks of whole vectors')
+
+    def __getitem__(self, key: Any) -> Node:
+        raise EquationError(f'"{text(self)}[{key}]" is not in the language: an equation speaks of whole vectors')
+
+
+class Graph:
+    """Makes nodes, each value once. `operators` is the closed table of pointwise operations."""
+
+    def __init__(self, operators: Mapping[str, Any]) -> None:
+        self.operators = operators
+        self.nodes: list[Node] = []
+        self._known: dict[tuple[Any, ...], Node] = {}
+
+    def node(
+        self, op: str, args: tuple[Node, ...] = (), data: Any = None, width: Width = 1, boolean: bool = False
+    ) -> Node:
+        """The node for this value: a new one, or the one that was made for it before."""
+        key = (op, tuple(a.index for a in args), data, width)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = Node(self, len(self.nodes), op, args, data, width, boolean)
+            self.nodes.append(found)
+        return found
+
+    def const(self, value: float) -> Node:
+        return self.node("const", data=float(value))
+
+    def lift(self, value: Any, where: str) -> Node:
+        """A node for a number; a node of this graph as it is."""
+        if isinstance(value, Node):
+            if value.graph is not self:
+                raise EquationError(f'"{text(value)}" belongs to another equation: use only this step\'s own values')
+            return value
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise EquationError(
+                f"{where} was given {value!r} ({type(value).__name__}), where a value of the equation or a number is expected"
+            )
+        return self.const(value)
+
+    def apply(self, op: str, *values: Any) -> Node:
+        """A pointwise operation of the table, with its arguments' widths and kinds checked."""
+        row = self.operators[op]
+        args = tuple(self.lift(v, op) for v in values)
+        for arg, kind in zip(args, row.arguments, strict=True):
+            if arg.boolean != (kind == "b"):
+                wanted = "a condition such as a > b" if kind == "b" else "a number: write where(condition, 1, 0)"
+                raise EquationError(f'"{text(arg)}" stands in {op} where the language expects {wanted}')
+        if row.fold is not None and args and all(a.op == "const" for a in args):
+            return self.const(row.fold(*(a.data for a in args)))
+        simpler = _identity(op, args)
+        if simpler is not None:
+            return simpler
+        return self.node(op, args, width=self.common_width(op, args), boolean=row.boolean)
+
+    def common_width(self, op: str, args: Iterable[Node]) -> Width:
+        width: Width = 1
+        first = None
+        for arg in args:
+            if arg.width == 1 or arg.width == width:
+                continue
+            if width != 1 and first is not None:
+                raise EquationError(
+                    f'{op} puts "{text(first)}" [{width}] and "{text(arg)}" [{arg.width}] together: '
+                    "their widths differ, so map one of them with affine(name, vector, size=...)"
+                )
+            width, first = arg.width, arg
+        return width
+
+
+def _identity(op: str, args: tuple[Node, ...]) -> Node | None:
+    """x + 0, x - 0, x * 1, x / 1 and 1 * x are x itself; nothing that could change a NaN or a sign of zero's meaning."""
+
+    def is_const(node: Node, value: float) -> bool:
+        return node.op == "const" and node.data == value
+
+    if op in ("add", "sub") and is_const(args[1], 0.0):
+        return args[0]
+    if op == "add" and is_const(args[0], 0.0):
+        return args[1]
+    if op in ("mul", "div") and is_const(args[1], 1.0):
+        return args[0]
+    if op == "mul" and is_const(args[0], 1.0):
+        return args[1]
+    if op == "neg" and args[0].op == "neg":
+        return args[0].args[0]
+    return None
+
+
+def reachable(roots: Iterable[Node]) -> list[Node]:
+    """The nodes that the roots are computed from, roots included, each after its arguments."""
+    seen: set[int] = set()
+    stack = list(roots)
+    found = []
+    while stack:
+        node = stack.pop()
+        if node.index in seen:
+            continue
+        seen.add(node.index)
+        found.append(node)
+        stack.extend(node.args)
+    return sorted(found, key=lambda n: n.index)
+
+
+def rebuild(roots: Iterable[Node], target: Graph, replace: Mapping[int, Node]) -> dict[int, Node]:
+    """Copies what the roots need into `target`; a node whose index is in `replace` becomes that node instead."""
+    made: dict[int, Node] = dict(replace)
+    stack = [(r, False) for r in reversed(list(roots))]
+    while stack:
+        node, ready = stack.pop()
+        if node.index in made:
+            continue
+        if ready:
+            args = tuple(made[a.index] for a in node.args)
+            copy = made[node.index] = target.node(node.op, args, node.data, node.width, node.boolean)
+            copy.label = copy.label or node.label
+        else:
+            stack.append((node, True))
+            stack.extend((a, False) for a in reversed(node.args) if a.index not in made)
+    return made
+
+
+_INFIX = {
+    "add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "greater": (">", 0),
+    "greater_equal": (">=", 0), "both": ("&", 0), "either": ("|", 0),
+}  # fmt: skip
+
+
+def text(node: Node, level: int = 0, depth: int = 8) -> str:
+    """The value as its author would write it; what lies deeper than `depth` operations is shown as …"""
+    if depth == 0 and node.args:
+        return node.label or "…"
+
+    def inner(arg: Node, own: int = 0) -> str:
+        return text(arg, own, depth - 1)
+
+    if node.op in _INFIX:
+        sign, own = _INFIX[node.op]
+        left, right = node.args
+        written = f"{inner(left, own)} {sign} {inner(right, own + 1)}"
+        return f"({written})" if own < level else written
+    if node.op == "neg":
+        return f"-{inner(node.args[0], 3)}"
+    if node.op == "const":
+        return f"{node.data:g}"
+    if node.op in ("input", "state", "read", "carry"):
+        return str(node.data)
+    if node.op == "affine":
+        return f'affine("{node.data[0]}"' + "".join(f", {inner(a)}" for a in node.args) + ")"
+    if node.op == "linear":
+        matrix, transposed = node.data
+        return f"{matrix}{'ᵀ' if transposed else ''} {inner(node.args[0], 3)}"
+    if node.op == "weight":
+        return f'weight("{node.data}")'
+    if node.op == "size":
+        return f"size({node.data})"
+    if node.op == "noise":
+        return f'noise("{node.data[0]}")'
+    return f"{node.op}({', '.join(inner(a) for a in node.args)})"

@@ -1,0 +1,151 @@
+"""Recurrences: what one time step reads, carries and writes. Both the forward and the backward pass are one.
+
+A `Recurrence` is the only thing that the code generator knows. Its values belong to one graph whose leaves are
+
+- `read`: a number for each time step, sequence and unit (or the same for all steps, or for all steps and sequences),
+- `carry`: the state that this step sees,
+- constants, the time, sizes and noise,
+
+and whose `linear` nodes are products of a matrix, or of its transpose, with a vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from throughtime.symbolic.equation import Equation
+from throughtime.symbolic.functions import OPERATIONS
+from throughtime.symbolic.graph import Graph, Node, Width, reachable, rebuild
+
+
+@dataclass(frozen=True)
+class Read:
+    """Column block `name` of the array `array`. `per` says what it varies with: "time" [T, B, W], "row" [B, W], "unit" [W]."""
+
+    array: str
+    name: str
+    node: Node
+    per: str = "time"
+
+
+@dataclass(frozen=True)
+class Write:
+    """Column block `name` of the array `array` [T, B, ...] receives `node` at every step."""
+
+    array: str
+    name: str
+    node: Node
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Σ over time of `node`, one [B, W] array: the gradient of something that is the same at every step."""
+
+    name: str
+    node: Node
+
+
+@dataclass(frozen=True)
+class Carry:
+    name: str
+    seen: Node
+    next: Node
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix [rows, columns] that maps a vector of `columns` numbers to `rows` numbers."""
+
+    name: str
+    rows: Width
+    columns: Width
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """One time step of a program; see the module's docstring."""
+
+    name: str
+    graph: Graph
+    carries: tuple[Carry, ...]
+    reads: tuple[Read, ...]
+    writes: tuple[Write, ...]
+    sums: tuple[Sum, ...]
+    matrices: tuple[Matrix, ...]
+
+    @property
+    def roots(self) -> list[Node]:
+        return [c.next for c in self.carries] + [w.node for w in self.writes] + [s.node for s in self.sums]
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Every node that is computed, each after its arguments."""
+        return reachable(self.roots)
+
+    @property
+    def used_reads(self) -> tuple[Read, ...]:
+        """The reads that something is computed from; the others only hold their place in an array."""
+        used = {n.index for n in self.nodes}
+        return tuple(r for r in self.reads if r.node.index in used)
+
+
+def matrix_name(affine: str, position: int) -> str:
+    return f"{affine}.{position}"
+
+
+def lower(equation: Equation, input_order: tuple[str, ...], bias: bool = True) -> Recurrence:
+    """The forward pass of a cell, without saved values.
+
+    Reads: the array `net`, with W x + b of every affine map that is given x (blocks in `input_order`); `x` itself
+    where the equation uses it otherwise; each per-unit weight; `bias.<name>` of an affine map that is not given x.
+    Carries the states. Writes `out`, the first state. Without `bias` the maps have none.
+    """
+    graph = Graph(OPERATIONS)
+    reads: dict[str, Read] = {}
+    matrices: dict[str, Matrix] = {}
+
+    def read(array: str, name: str, width: Width, per: str = "time") -> Node:
+        node = graph.node("read", data=name, width=width)
+        reads.setdefault(name, Read(array, name, node, per))
+        return node
+
+    with_input = {a.name: a for a in equation.affines if equation.input in a.vectors}
+    made: dict[int, Node] = {}
+    for name in input_order:
+        read("net", f"net.{name}", with_input[name].width)
+    states = [(s, graph.node("carry", data=s.name, width=s.seen.width)) for s in equation.states]
+    made.update((s.seen.index, carry) for s, carry in states)
+    affines = {a.node.index: a for a in equation.affines}
+    for node in reachable(s.new for s in equation.states):
+        if node.index in made:
+            continue
+        if node.op == "affine":
+            made[node.index] = _lower_affine(affines[node.index], equation.input, made, graph, read, matrices, bias)
+        elif node.op == "input":
+            if any(node in n.args and n.op != "affine" for n in reachable(s.new for s in equation.states)):
+                made[node.index] = read("x", "x", node.width)
+        elif node.op == "weight":
+            made[node.index] = read(str(node.data), str(node.data), node.width, per="unit")
+        else:
+            made.update(rebuild([node], graph, made))
+    carries = tuple(Carry(s.name, carry, made[s.new.index]) for s, carry in states)
+    out = Write("out", "out", carries[0].next)
+    return Recurrence(equation.name, graph, carries, tuple(reads.values()), (out,), (), tuple(matrices.values()))
+
+
+def _lower_affine(affine, x, made, graph, read, matrices, bias):  # type: ignore[no-untyped-def]
+    terms = []
+    products = None
+    for k, v in enumerate(affine.vectors):
+        if v is x:
+            terms.append(read("net", f"net.{affine.name}", affine.width))
+            continue
+        name = matrix_name(affine.name, k)
+        matrices[name] = Matrix(name, affine.width, v.width)
+        product = graph.node("linear", (made[v.index],), (name, False), affine.width)
+        products = product if products is None else products + product
+    if not terms and affine.bias and bias:
+        terms.append(read(f"bias.{affine.name}", f"bias.{affine.name}", affine.width, per="unit"))
+    if products is None:
+        return terms[0]
+    return terms[0] + products if terms else products
