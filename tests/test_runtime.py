@@ -339,10 +339,12 @@ def test_least_recently_used_goes_first(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(entries, "CACHE_BYTES", 3 * size)
     runtime.build("d", FILES, "answer.cpp")
     assert [name for name in "abc" if built[name].exists()] == ["a", "c"]
+    assert runtime.build("a", FILES, "answer.cpp").cached
+    assert built["a"].parent.joinpath("build.json").stat().st_mtime > 1.1e9  # used just now
     monkeypatch.setattr(entries, "CACHE_BYTES", 1)
     newest = runtime.build("e", FILES, "answer.cpp").path
-    # d was used a moment ago: its process may be about to load it
-    assert newest.exists() and runtime.cache_info().entries == 2
+    # a and d were used a moment ago: their process may be about to load them
+    assert newest.exists() and runtime.cache_info().entries == 3
 
 
 def test_leftovers_go_after_a_day(directory: Path) -> None:

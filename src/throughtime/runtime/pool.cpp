@@ -54,7 +54,6 @@ struct Pool {
 };
 
 Pool pool;
-__thread bool inside = false;  // this thread is running a task: nested calls run inline
 
 template <class T>
 T load(const T* place) {
@@ -139,7 +138,6 @@ uint64_t wait_for_job(Worker* worker, uint64_t seen) {
 
 void* work(void* argument) {
   Worker* worker = static_cast<Worker*>(argument);
-  inside = true;
   uint64_t seen = 0;
   for (;;) {
     seen = wait_for_job(worker, seen);
@@ -220,8 +218,9 @@ void grow(int64_t wanted) {
 
 extern "C" __attribute__((visibility("default"))) void tt_parallel(int64_t tasks, int64_t threads, Task task,
                                                                    void* context) {
-  // A second thread of the program that comes while the pool is busy does its work itself.
-  if (tasks <= 1 || threads <= 1 || inside || __atomic_exchange_n(&pool.busy, 1, __ATOMIC_ACQUIRE)) {
+  // A call from inside a task, or from a second thread of the program, finds the pool busy and does its work
+  // itself.
+  if (tasks <= 1 || threads <= 1 || __atomic_exchange_n(&pool.busy, 1, __ATOMIC_ACQUIRE)) {
     for (int64_t index = 0; index < tasks; ++index) task(context, index);
     return;
   }
@@ -239,10 +238,7 @@ extern "C" __attribute__((visibility("default"))) void tt_parallel(int64_t tasks
   store(&pool.open_job, job);
   for (int64_t i = 0; i < helpers; ++i) offer(&pool.workers[i], job);
 
-  inside = true;
   run_tasks();
-  inside = false;
-
   store(&pool.open_job, uint64_t(0));
   wait_until_left();
   __atomic_store_n(&pool.busy, 0, __ATOMIC_RELEASE);

@@ -102,14 +102,17 @@ def adjoint(recurrence: Recurrence) -> Adjoint:
     target = Graph(OPERATIONS)
     moved: dict[int, Node] = {}
     reads: list[Read] = []
-    sources = [(Block(r.array, r.name), r.node, r.per) for r in forward.reads if r.per != "time"]
-    sources += [(block, node, "time") for node, block in kept.values()]
-    for block, node, per in sources:
-        if node.index not in moved:
-            name = f"{block.array}.{block.name}" if block.array.startswith("saved") else block.name
-            moved[node.index] = target.node("read", data=name, width=node.width)
-            moved[node.index].label = node.label
-            reads.append(Read(block.array, block.name, moved[node.index], per))
+    blocks: list[Read | Write] = [r for r in forward.reads if r.per != "time"]
+    constant = {r.array for r in blocks}
+    for array in dict.fromkeys(block.array for _, block in kept.values() if block.array not in constant):
+        # The whole array: a block of it that is not needed still holds its place.
+        blocks += [w for w in forward.writes if w.array == array] or [r for r in forward.reads if r.array == array]
+    for block in blocks:
+        name = f"{block.array}.{block.name}" if block.array.startswith("saved") else block.name
+        read = target.node("read", data=name, width=block.node.width)
+        read.label = block.node.label
+        moved.setdefault(block.node.index, read)
+        reads.append(Read(block.array, block.name, read, block.per if isinstance(block, Read) else "time"))
     for r in entering:
         moved[r.node.index] = target.node("read", data=r.node.data, width=r.node.width)
         reads.append(replace(r, node=moved[r.node.index]))
