@@ -64,7 +64,7 @@ class Case:
     @property
     def lengths(self) -> list[int] | None:
         """Ragged lengths begin with the whole length and 0."""
-        return [self.T, 0, 1, *range(2, 6)][: self.B] if self.ragged else None
+        return [self.T, 0, *(min(n, self.T) for n in range(1, 6))][: self.B] if self.ragged else None
 
     def run(self, seed: int = 0, words: bool = False, **options: Any) -> dict[str, float]:
         make, step, states = (CELLS | ACTIVATIONS)[self.name]
