@@ -1,4 +1,4 @@
-"""A recurrence as a compiled function of raw memory: compile once, then call with addresses and strides."""
+"""A recurrence as a compiled function of raw memory: compiled once, called with addresses and strides."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from throughtime import runtime
 from throughtime.codegen.source import kernel_source, skeletons, widths
 from throughtime.symbolic.graph import Width
-from throughtime.symbolic.program import Recurrence
+from throughtime.symbolic.program import Read, Recurrence, Sum, Write
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
@@ -27,6 +27,15 @@ def size_of(width: Width, sizes: Sizes) -> int:
     return width if isinstance(width, int) else sizes[width]
 
 
+def column_blocks(blocks: Sequence[Read | Write | Sum], sizes: Sizes) -> dict[str, dict[str, tuple[int, int]]]:
+    """Of every array: its blocks' first columns and widths, in order."""
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    for b in blocks:
+        row = found.setdefault(b.array, {})
+        row[b.name] = sum(width for _, width in row.values()), size_of(b.node.width, sizes)
+    return found
+
+
 @cache
 def _compiled(text: str, name: str) -> Callable[[int], int]:
     built = runtime.build(name, {**skeletons(), "kernel.cpp": text}, "kernel.cpp")
@@ -36,22 +45,17 @@ def _compiled(text: str, name: str) -> Callable[[int], int]:
     return function  # type: ignore[no-any-return]
 
 
-@dataclass
-class GroupCall:
-    """The tensors of one group (direction) of a call, all [T, B, columns] with unit stride in the columns.
+@dataclass(frozen=True)
+class Place:
+    """Where a kernel finds one of its arrays: tensor number `slot` of the call, from byte `offset` on.
 
-    `offsets` moves the first column of an array that the groups share.
+    `kind`: "time" [T, B, ...], "row" [B, ...], "unit" [...], "carry" [groups, B, W] of which `offset` is the group, or
+    "matrix" [rows, columns] of which `offset` is the first row.
     """
 
-    reverse: bool
-    reads: Mapping[str, Tensor]
-    writes: Mapping[str, Tensor]
-    sums: Mapping[str, Tensor]
-    starts: Sequence[Tensor | None]
-    ends: Sequence[Tensor | None]
-    matrices: Mapping[str, tuple[Tensor, int]]
-    """Matrix name -> the tensor that holds it and the row it begins at."""
-    offsets: Mapping[str, int]
+    slot: int
+    kind: str
+    offset: int
 
 
 class Kernel:
@@ -59,79 +63,70 @@ class Kernel:
 
     def __init__(self, recurrence: Recurrence, dtype: torch.dtype) -> None:
         if dtype not in DTYPES:
-            raise ValueError(f"the compiled backend works on float32 and float64 tensors, not on {dtype}: convert the layer with .float()")
+            raise ValueError(
+                f"the compiled backend works on float32 and float64 tensors, not on {dtype}: convert the layer with .float()"
+            )
         self.recurrence = recurrence
         self._bytes = dtype.itemsize
-        self._reads = recurrence.used_reads
-        self._widths = widths(recurrence)
+        self.widths = widths(recurrence)
         self._text = kernel_source(recurrence, DTYPES[dtype])
-        self._columns: dict[tuple[int, ...], list[int]] = {}
         self._function: Callable[[int], int] | None = None
+        self._parallel = 0
 
     def compile(self) -> None:
         """Compiles now what the first call would compile."""
         if self._function is None:
+            self._parallel = runtime.parallel_address()
             self._function = _compiled(self._text, self.recurrence.name)
 
     def __call__(
-        self, groups: Sequence[GroupCall], steps: int, rows: int, sizes: Sizes, lengths: Tensor | None, origin: int, seed: int
+        self,
+        tensors: Sequence[Tensor | None],
+        groups: Sequence[tuple[bool, Sequence[Place]]],
+        numbers: Sequence[int],
+        steps: int,
+        rows: int,
+        lengths: Tensor | None,
+        origin: int,
+        seed: int,
     ) -> None:
-        """Runs `steps` steps of `rows` sequences. Raises MemoryError if work space cannot be had."""
+        """Runs `steps` steps of `rows` sequences. `groups`: for each, whether time runs backwards, and the places of
+        its carries (start and end of each), reads, writes, sums and matrices. `numbers`: what `widths` are.
+
+        Raises MemoryError if work space cannot be had.
+        """
         if self._function is None:
             self.compile()
-        numbers = [size_of(w, sizes) for w in self._widths]
         words = [steps, rows, len(groups), torch.get_num_threads(), origin, seed]
-        words += [0 if lengths is None else lengths.data_ptr(), runtime.parallel_address(), *numbers]
-        columns = self._columns.get(tuple(numbers))
-        if columns is None:
-            columns = self._columns[tuple(numbers)] = self._block_offsets(sizes)
-        for group in groups:
-            self._append(words, group, columns)
+        words += (0 if lengths is None else lengths.data_ptr(), self._parallel, *numbers)
+        found = [None if t is None else (t.data_ptr(), t.stride()) for t in tensors]
+        size = self._bytes
+        for reverse, places in groups:
+            words.append(reverse)
+            for place in places:
+                entry = found[place.slot]
+                kind, offset = place.kind, place.offset
+                if kind == "time":
+                    address, strides = entry  # type: ignore[misc]
+                    words += (address + offset, strides[0], strides[1])
+                elif kind == "carry":
+                    if entry is None:
+                        words += (0, 0)
+                    else:
+                        address, strides = entry
+                        words += (address + offset * strides[0] * size, strides[1])
+                elif kind == "matrix":
+                    address, strides = entry  # type: ignore[misc]
+                    words += (address + offset * strides[0] * size, strides[0], strides[1])
+                elif kind == "sum":
+                    address, strides = entry  # type: ignore[misc]
+                    words += (address + offset, strides[0])
+                else:
+                    address, strides = entry  # type: ignore[misc]
+                    words += (address + offset, 0, strides[0] if kind == "row" else 0)
         packed = array("q", words)
         if self._function(packed.buffer_info()[0]):  # type: ignore[misc]
             raise MemoryError(f"{self.recurrence.name}: no memory for the work space of {rows} sequences")
-
-    def _block_offsets(self, sizes: Sizes) -> list[int]:
-        """Of every read that is used, then every write: its first column in its array, in bytes."""
-        offsets = []
-        for blocks in (self.recurrence.reads, self.recurrence.writes):
-            ends: dict[str, int] = {}
-            for block in blocks:
-                first = ends.get(block.array, 0)
-                if blocks is self.recurrence.writes or block in self._reads:
-                    offsets.append(first * self._bytes)
-                ends[block.array] = first + size_of(block.node.width, sizes)
-        return offsets
-
-    def _append(self, words: list[int], group: GroupCall, columns: list[int]) -> None:
-        size = self._bytes
-        words.append(group.reverse)
-        for start, end in zip(group.starts, group.ends, strict=True):
-            words += (0, 0) if start is None else (start.data_ptr(), start.stride(0))
-            words += (0, 0) if end is None else (end.data_ptr(), end.stride(0))
-        offset = iter(columns)
-        offsets = group.offsets
-        for read in self._reads:
-            tensor = group.reads[read.array]
-            address = tensor.data_ptr() + next(offset)
-            if read.per == "time":
-                if read.array in offsets:
-                    address += offsets[read.array] * size
-                words += (address, tensor.stride(0), tensor.stride(1))
-            else:
-                words += (address, 0, tensor.stride(0) if read.per == "row" else 0)
-        for write in self.recurrence.writes:
-            tensor = group.writes[write.array]
-            address = tensor.data_ptr() + next(offset)
-            if write.array in offsets:
-                address += offsets[write.array] * size
-            words += (address, tensor.stride(0), tensor.stride(1))
-        for total in self.recurrence.sums:
-            tensor = group.sums[total.name]
-            words += (tensor.data_ptr(), tensor.stride(0))
-        for matrix in self.recurrence.matrices:
-            tensor, row = group.matrices[matrix.name]
-            words += (tensor.data_ptr() + row * tensor.stride(0) * size, tensor.stride(0), tensor.stride(1))
 
 
 def compile_together(kernels: Sequence[Kernel]) -> None:

@@ -59,9 +59,18 @@ class Layout:
     def of_kind(self, kind: str) -> list[Parameter]:
         return [p for p in self.parameters if p.kind == kind]
 
-    def bias_blocks(self, affine: str) -> list[Parameter]:
-        """The biases that are added for one affine map."""
-        return [p for p in self.of_kind("bias") if p.has(affine)]
+    @property
+    def biases_add_up(self) -> bool:
+        """Whether all biases have the same rows, so that their sum is the one bias that the loop reads."""
+        return len({p.rows for p in self.of_kind("bias")}) == 1
+
+    def bias_blocks(self) -> tuple[tuple[str, str], ...]:
+        """The column blocks of the loop's `bias` and the affine map each is added to: the rows of the one bias (or of
+        the sum of both), or of one bias after the other."""
+        biases = self.of_kind("bias")
+        if self.biases_add_up:
+            return tuple((name, name) for name, _ in biases[0].rows)
+        return tuple((f"{p.name}.{name}", name) for p in biases for name, _ in p.rows)
 
 
 def layout(cell: Cell, equation: Equation, bias: bool = True) -> Layout:
@@ -125,7 +134,8 @@ def _add_biases(cell: Cell, result: Layout, uses: Mapping[str, Affine]) -> None:
             if not found:
                 raise EquationError(f"{cell.name} has biases = 2 but no {matrix}: leave biases at 1")
             result.parameters.append(Parameter(name, "bias", found[0].rows))
-        missing = [a.name for a in biased if not result.bias_blocks(a.name)]
+        covered = {name for _, name in result.bias_blocks()}
+        missing = [a.name for a in biased if a.name not in covered]
         if missing:
             raise EquationError(f"{cell.name} has biases = 2, but {missing[0]!r} is in neither weight_ih nor weight_hh")
     elif biased:

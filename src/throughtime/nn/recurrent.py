@@ -12,8 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from throughtime.nn import initial, shapes
 from throughtime.nn.kernels import size_of
-from throughtime.nn.operation import Job, Operands, Program, run
+from throughtime.nn.operation import Job, Operands, run
 from throughtime.nn.parameters import Layout, Parameter, layout
+from throughtime.nn.program import Program
 from throughtime.nn.reference import Evaluator, run_reference
 from throughtime.symbolic.equation import Equation, trace
 from throughtime.symbolic.graph import Width
@@ -87,13 +88,16 @@ class Recurrent(nn.Module):
         self.state_names = [s.name for s in equation.states]
         self._state_widths: list[Width] = [s.seen.width for s in equation.states]
         self._noisy = {m: any(n.op == "noise" for n in e.graph.nodes) for m, e in self._equations.items()}
-        programs = {m: Program(lower(e, self.layout.input_order, self.bias)) for m, e in self._equations.items()}
+        programs = {m: Program(lower(e, self.layout.input_order, self.layout.bias_blocks())) for m, e in self._equations.items()}
         if repr(programs[True].recurrence.roots) == repr(programs[False].recurrence.roots):
             programs[True] = programs[False]
         self._programs = programs
+        self._loop = [p.name for p in self.layout.of_kind("recurrent")]
+        self._biases = [p.name for p in self.layout.of_kind("bias")]
+        self._geometries: dict[int, tuple[dict[Width, int], dict[str, tuple[int, int]]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        derived = ("_equations", "_programs", "layout", "_noisy")
+        derived = ("_equations", "_programs", "_geometries", "layout", "_noisy")
         return {k: v for k, v in super().__getstate__().items() if k not in derived}  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -152,27 +156,31 @@ class Recurrent(nn.Module):
         x = call.x
         ends: list[list[Tensor]] = []
         for level in range(self.num_layers):
-            starts = [[s[level * self.directions + d] for s in call.states] for d in range(self.directions)]
+            first = level * self.directions
+            starts = [None if s is None else s[first : first + self.directions] for s in call.states]
             x, final = self._layer(x, starts, call, level)
-            ends += final
+            ends.append(final)
             if self.dropout and self.training and level < self.num_layers - 1:
                 x = dropout(x, self.dropout)
         output = x.transpose(0, 1) if call.batch_first else x
-        stacked = tuple(torch.stack([e[k] for e in ends]) for k in range(len(self.state_names)))
-        return shapes.finish(call, output, stacked)
+        states = ends[0] if len(ends) == 1 else [torch.cat(e) for e in zip(*ends, strict=True)]
+        return shapes.finish(call, output, states)
 
     def _layer(
-        self, x: Tensor, starts: list[list[Tensor | None]], call: shapes.Call, level: int
-    ) -> tuple[Tensor, list[list[Tensor]]]:
-        """x [T, B, I] or word numbers [T, B] -> output [T, B, D·H] and the final states of each direction."""
+        self, x: Tensor, starts: list[Tensor | None], call: shapes.Call, level: int
+    ) -> tuple[Tensor, list[Tensor]]:
+        """x [T, B, I] or word numbers [T, B], starts [D, B, W] -> output [T, B, D·H] and the final states [D, B, W]."""
         seed = int(torch.randint(2**62, ())) if self._noisy[self.training] else 0
-        if self.backend == "reference":
-            parts = [self._reference(x, starts[d], call, level, d, seed) for d in range(self.directions)]
-            return torch.cat([p[0] for p in parts], -1), [p[1] for p in parts]
-        if self.recompute is None or not torch.is_grad_enabled():
+        chunked = self.recompute is not None and torch.is_grad_enabled()
+        if self.backend == "compiled" and not chunked:
             return self._recur(x, starts, call, level, tuple(range(self.directions)), 0, seed)
-        parts = [self._chunks(x, starts[d], call, level, d, seed) for d in range(self.directions)]
-        return torch.cat([p[0] for p in parts], -1), [p[1] for p in parts]
+        one_direction = self._chunks if self.backend == "compiled" else self._reference
+        parts = []
+        for d in range(self.directions):
+            own = [None if s is None else s[d : d + 1] for s in starts]
+            parts.append(one_direction(x, own, call, level, d, seed))
+        states = [torch.cat(s) for s in zip(*(p[1] for p in parts), strict=True)]
+        return torch.cat([p[0] for p in parts], -1), states
 
     def _chunks(
         self, x: Tensor, starts: list[Tensor | None], call: shapes.Call, level: int, direction: int, seed: int
@@ -186,8 +194,8 @@ class Recurrent(nn.Module):
             piece = x[origin : origin + self.recompute]
 
             def body(piece: Tensor, *states: Tensor, origin: int = origin) -> tuple[Tensor, ...]:
-                out, ends = self._recur(piece, [list(states)], call, level, (direction,), origin, seed)
-                return (out, *ends[0])
+                out, ends = self._recur(piece, list(states), call, level, (direction,), origin, seed)
+                return (out, *ends)
 
             outputs[origin], *states = checkpoint(body, piece, *states, use_reentrant=False, preserve_rng_state=False)
         return torch.cat([outputs[o] for o in origins]), states
@@ -195,89 +203,68 @@ class Recurrent(nn.Module):
     def _recur(
         self,
         x: Tensor,
-        starts: list[list[Tensor | None]],
+        starts: list[Tensor | None],
         call: shapes.Call,
         level: int,
         directions: tuple[int, ...],
         origin: int,
         seed: int,
-    ) -> tuple[Tensor, list[list[Tensor]]]:
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The compiled recurrence over x, whose first step is number `origin`."""
         program = self._programs[self.training]
-        sizes = self.sizes(level)
-        loop = self.layout.of_kind("recurrent")
-        numbers = {p.name: k for k, p in enumerate(loop)}
-        places = {
-            matrix: (numbers[name], self.layout[name].first_row(block, sizes))
-            for matrix, (name, block) in self.layout.places.items()
-        }
-        job = Job(
-            program, sizes, x.shape[0], x.shape[1], call.batch_first, places, len(loop),
-            tuple(d == 1 for d in directions), call.lengths, origin, seed,
-        )  # fmt: skip
+        sizes, places = self._geometry(level)
         reads: list[dict[str, Tensor]] = []
         parameters: list[list[Tensor]] = []
         for d in directions:
             own = self._own(level, d)
             found: dict[str, Tensor] = {}
-            for array, _ in program.reads:
+            for array in program.reads:
                 if array == "net":
-                    found[array] = self._input_product(x, own, sizes)
+                    found[array] = _input_product(x, own["weight_ih"])
                 elif array == "x":
                     found[array] = one_hot(x, sizes["input"]).to(next(iter(own.values()))) if x.dim() == 2 else x
-                elif array.startswith("bias."):
-                    found[array] = self._bias_of(array[5:], own, sizes)
+                elif array == "bias":
+                    found[array] = self._bias(own)
                 else:
                     found[array] = own[array]
             reads.append(found)
-            parameters.append([own[p.name] for p in loop])
-        done = run(job, Operands({}, reads, starts, parameters))
-        out = done.joint["out"]
-        assert out is not None
-        return out, done.ends  # type: ignore[return-value]
+            parameters.append([own[name] for name in self._loop])
+        job = Job(
+            program, sizes, x.shape[0], x.shape[1], call.batch_first, places, len(self._loop),
+            tuple(d == 1 for d in directions), call.lengths, origin, seed,
+        )  # fmt: skip
+        done = run(job, Operands({}, starts, reads, parameters))
+        return done.joint["out"], done.ends  # type: ignore[return-value]
+
+    def _geometry(self, level: int) -> tuple[dict[Width, int], dict[str, tuple[int, int]]]:
+        """One layer's sizes, and for every matrix of the loop its parameter's number and its first row there."""
+        kind = min(level, 1)
+        found = self._geometries.get(kind)
+        if found is None:
+            sizes = self.sizes(level)
+            places = {
+                matrix: (self._loop.index(name), self.layout[name].first_row(block, sizes))
+                for matrix, (name, block) in self.layout.places.items()
+            }
+            found = self._geometries[kind] = sizes, places
+        return found
 
     def _own(self, level: int, direction: int) -> dict[str, Tensor]:
         """The parameters of one layer in one direction, by their names in the table."""
         suffix = f"_l{level}" + ("_reverse" if direction else "")
         return {p.name: getattr(self, p.name + suffix) for p in self.layout.parameters}
 
-    def _input_product(self, x: Tensor, own: dict[str, Tensor], sizes: dict[Width, int]) -> Tensor:
-        """W x + b of every affine map that is given x, [T, B, rows]: one product for all time steps."""
-        matrix = own["weight_ih"]
-        bias = self._input_bias(own, sizes)
-        if x.dim() == 3:
-            # Where x is a transposed [B, T, I], the product is made on what lies in memory.
-            if x.stride(0) < x.stride(1):
-                return linear(x.transpose(0, 1), matrix, bias).transpose(0, 1)
-            return linear(x, matrix, bias)
-        table = matrix.t()
-        if x.numel() * 4 > table.shape[0]:
-            table = table.contiguous()  # rows that lie together are fetched faster than columns
-        net = embedding(x, table)
-        return net if bias is None else net + bias
-
-    def _input_bias(self, own: dict[str, Tensor], sizes: dict[Width, int]) -> Tensor | None:
-        biases = self.layout.of_kind("bias")
-        names = self.layout.input_order
-        if not biases or not names:
-            return None
-        if all(tuple(n for n, _ in b.rows) == names for b in biases):
-            total = own[biases[0].name]
-            for b in biases[1:]:
-                total = total + own[b.name]
-            return total
-        pieces = [self._bias_of(name, own, sizes) for name in names]
-        return torch.cat(pieces)
-
-    def _bias_of(self, affine: str, own: dict[str, Tensor], sizes: dict[Width, int]) -> Tensor:
-        parts = []
-        for b in self.layout.bias_blocks(affine):
-            width = next(size_of(w, sizes) for n, w in b.rows if n == affine)
-            parts.append(own[b.name].narrow(0, b.first_row(affine, sizes), width))
-        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+    def _bias(self, own: dict[str, Tensor]) -> Tensor:
+        """What the loop adds to its maps; see `Layout.bias_blocks`."""
+        tensors = [own[name] for name in self._biases]
+        if len(tensors) == 1:
+            return tensors[0]
+        return tensors[0] + tensors[1] if self.layout.biases_add_up else torch.cat(tensors)
 
     def _reference(
         self, x: Tensor, starts: list[Tensor | None], call: shapes.Call, level: int, direction: int, seed: int
     ) -> tuple[Tensor, list[Tensor]]:
+        """The equation itself over x, in one direction."""
         sizes = self.sizes(level)
         own = self._own(level, direction)
         maps: dict[tuple[str, int], Tensor] = {}
@@ -287,14 +274,30 @@ class Recurrent(nn.Module):
                 name, block = ("weight_ih", a.name) if is_input else self.layout.places[f"{a.name}.{k}"]
                 first = self.layout[name].first_row(block, sizes)
                 maps[a.name, k] = own[name][first : first + size_of(a.width, sizes)]
-        names = {a.name for a in self._equations[False].affines if a.bias}
-        biases = {n: self._bias_of(n, own, sizes) for n in names} if self.bias else {}
+        biases: dict[str, Tensor] = {}
+        for p in self.layout.of_kind("bias"):
+            for part, (name, _) in zip(own[p.name].split([size_of(w, sizes) for _, w in p.rows]), p.rows, strict=True):
+                biases[name] = biases[name] + part if name in biases else part
         weights = {p.name: own[p.name] for p in self.layout.of_kind("weight")}
         if x.dim() == 2:
             x = one_hot(x, sizes["input"]).to(next(iter(own.values())))
         evaluator = Evaluator(self.training, maps, biases, weights, {**sizes, "rows": x.shape[1]}, seed)
         states = [
-            x.new_zeros(x.shape[1], size_of(w, sizes)) if s is None else s
+            x.new_zeros(x.shape[1], size_of(w, sizes)) if s is None else s[0]
             for s, w in zip(starts, self._state_widths, strict=True)
         ]
-        return run_reference(self.cell, evaluator, x, states, call.lengths, direction == 1)
+        output, ends = run_reference(self.cell, evaluator, x, states, call.lengths, direction == 1)
+        return output, [e.unsqueeze(0) for e in ends]
+
+
+def _input_product(x: Tensor, matrix: Tensor) -> Tensor:
+    """W x for all time steps at once, [T, B, rows]; for word numbers a gather of W's columns."""
+    if x.dim() == 3:
+        # Where x is a transposed [B, T, I], the product is made on what lies in memory.
+        if x.stride(0) < x.stride(1):
+            return linear(x.transpose(0, 1), matrix).transpose(0, 1)
+        return linear(x, matrix)
+    table = matrix.t()
+    if x.numel() * 4 > table.shape[0]:
+        table = table.contiguous()  # rows that lie together are fetched faster than columns
+    return embedding(x, table)

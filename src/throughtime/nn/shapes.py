@@ -32,10 +32,10 @@ def check_options(
 
 @dataclass
 class Call:
-    """A checked call: x [T, B, I] or word numbers [T, B]; states: one list entry [B, width] or None per layer and direction."""
+    """A checked call: x [T, B, I] or word numbers [T, B]; each state [L·D, B, width], or None for zeros."""
 
     x: Tensor
-    states: list[list[Tensor | None]]
+    states: list[Tensor | None]
     lengths: Tensor | None
     batch_first: bool
     batched: bool
@@ -103,35 +103,34 @@ def _lengths(lengths: Any, x: Tensor) -> Tensor | None:
     return lengths.to(device=x.device, dtype=torch.int64).contiguous()
 
 
-def _states(layer: Recurrent, state: Any, rows: int, batched: bool) -> tuple[list[list[Tensor | None]], bool]:
-    """One list for each state of the cell, with an entry for each layer and direction."""
+def _states(layer: Recurrent, state: Any, rows: int, batched: bool) -> tuple[list[Tensor | None], bool]:
+    """One tensor or None for each state of the cell, and whether states are given and returned as a tuple."""
     names = layer.state_names
-    count = layer.num_layers * layer.directions
     several = len(names) > 1
     if state is None:
         if layer.learn_initial_state:
-            given = [getattr(layer, f"initial_{n}") for n in names]
-            return [[g[k].expand(rows, -1) for k in range(count)] for g in given], several
-        return [[None] * count for _ in names], several
+            return [getattr(layer, f"initial_{n}").unsqueeze(1).expand(-1, rows, -1) for n in names], several
+        return [None] * len(names), several
     parts = state if isinstance(state, (tuple, list)) else (state,)
     if len(parts) != len(names) or not all(isinstance(p, Tensor) for p in parts):
         wanted = f"a tuple of {len(names)} tensors ({', '.join(names)})" if several else f"one tensor ({names[0]})"
         raise TypeError(f"{layer.cell.name} expects its state as {wanted}")
     weight = next(layer.parameters())
-    result = []
+    count = layer.num_layers * layer.directions
+    result: list[Tensor | None] = []
     for name, part, size in zip(names, parts, layer.state_sizes, strict=True):
         expected = (count, rows, size) if batched else (count, size)
         if tuple(part.shape) != expected:
             raise RuntimeError(f"Expected hidden size {expected} for the state {name}, got {tuple(part.shape)}")
         if part.dtype != weight.dtype:
             raise ValueError(f"the state {name} has dtype {part.dtype} but the layer's weights are {weight.dtype}")
-        result.append(list((part if batched else part.unsqueeze(1)).unbind(0)))
+        result.append(part if batched else part.unsqueeze(1))
     return result, several
 
 
-def finish(call: Call, output: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, Any]:
+def finish(call: Call, output: Tensor, states: list[Tensor]) -> tuple[Tensor, Any]:
     """The results in the shape in which the input came."""
     if not call.batched:
         output = output.squeeze(0 if call.batch_first else 1)
-        states = tuple(s.squeeze(1) for s in states)
-    return output, states if call.tuple_state else states[0]
+        states = [s.squeeze(1) for s in states]
+    return output, tuple(states) if call.tuple_state else states[0]

@@ -176,7 +176,7 @@ def _propagate(
     for w in forward.writes:
         enters(w.node, w.array, w.name, "time")
     for s in forward.sums:
-        enters(s.node, s.name, s.name, "row")
+        enters(s.node, s.array, s.name, "row")
     for node in reversed(nodes):
         g = adjoints.finish(node)
         if g is None or not node.args:
@@ -224,7 +224,7 @@ def _results(
         if r.per == "time":
             writes.append(Write(f"d_{r.array}", f"d_{r.name}", node))
         else:
-            sums.append(Sum(f"d_{r.name}", node))
+            sums.append(Sum(f"d_{r.array}", f"d_{r.name}", node))
     return writes, sums
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from throughtime.symbolic.equation import Equation
+from throughtime.symbolic.equation import Affine, Equation
 from throughtime.symbolic.functions import OPERATIONS
 from throughtime.symbolic.graph import Graph, Node, Width, reachable, rebuild
 
@@ -39,8 +39,10 @@ class Write:
 
 @dataclass(frozen=True)
 class Sum:
-    """Σ over time of `node`, one [B, W] array: the gradient of something that is the same at every step."""
+    """Σ over time of `node` in column block `name` of the array `array` [B, ...]: the gradient of something that is the
+    same at every step."""
 
+    array: str
     name: str
     node: Node
 
@@ -93,12 +95,14 @@ def matrix_name(affine: str, position: int) -> str:
     return f"{affine}.{position}"
 
 
-def lower(equation: Equation, input_order: tuple[str, ...], bias: bool = True) -> Recurrence:
+def lower(
+    equation: Equation, input_order: tuple[str, ...], bias_blocks: tuple[tuple[str, str], ...]
+) -> Recurrence:
     """The forward pass of a cell, without saved values.
 
-    Reads: the array `net`, with W x + b of every affine map that is given x (blocks in `input_order`); `x` itself
-    where the equation uses it otherwise; each per-unit weight; `bias.<name>` of an affine map that is not given x.
-    Carries the states. Writes `out`, the first state. Without `bias` the maps have none.
+    Reads: the array `net`, with W x of every affine map that is given x (blocks in `input_order`); the array `bias`
+    (`bias_blocks`: in column order, each block's name and the affine map it is added to); `x` itself where the equation uses it otherwise; each per-unit
+    weight. Carries the states. Writes `out`, the first state.
     """
     graph = Graph(OPERATIONS)
     reads: dict[str, Read] = {}
@@ -109,43 +113,47 @@ def lower(equation: Equation, input_order: tuple[str, ...], bias: bool = True) -
         reads.setdefault(name, Read(array, name, node, per))
         return node
 
-    with_input = {a.name: a for a in equation.affines if equation.input in a.vectors}
-    made: dict[int, Node] = {}
+    def lowered(affine: Affine) -> Node:
+        """W x + b + Σ R v."""
+        terms = []
+        products = None
+        for k, v in enumerate(affine.vectors):
+            if v is equation.input:
+                terms.append(read("net", f"net.{affine.name}", affine.width))
+                continue
+            name = matrix_name(affine.name, k)
+            matrices[name] = Matrix(name, affine.width, v.width)
+            product = graph.node("linear", (made[v.index],), (name, False), affine.width)
+            products = product if products is None else products + product
+        terms += [
+            read("bias", f"bias.{block}", affine.width, "unit") for block, name in bias_blocks if name == affine.name
+        ]
+        if products is not None:
+            terms.append(products)
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total
+
+    uses = {a.node.index: a for a in equation.affines}
+    widths = {a.name: a.width for a in equation.affines}
     for name in input_order:
-        read("net", f"net.{name}", with_input[name].width)
+        read("net", f"net.{name}", widths[name])
+    for block, name in bias_blocks:
+        read("bias", f"bias.{block}", widths[name], "unit")
     states = [(s, graph.node("carry", data=s.name, width=s.seen.width)) for s in equation.states]
-    made.update((s.seen.index, carry) for s, carry in states)
-    affines = {a.node.index: a for a in equation.affines}
-    for node in reachable(s.new for s in equation.states):
-        if node.index in made:
-            continue
+    made: dict[int, Node] = {s.seen.index: carry for s, carry in states}
+    values = reachable(s.new for s in equation.states)
+    for node in values:
         if node.op == "affine":
-            made[node.index] = _lower_affine(affines[node.index], equation.input, made, graph, read, matrices, bias)
+            made[node.index] = lowered(uses[node.index])
         elif node.op == "input":
-            if any(node in n.args and n.op != "affine" for n in reachable(s.new for s in equation.states)):
+            if any(node in n.args and n.op != "affine" for n in values):
                 made[node.index] = read("x", "x", node.width)
         elif node.op == "weight":
-            made[node.index] = read(str(node.data), str(node.data), node.width, per="unit")
-        else:
+            made[node.index] = read(str(node.data), str(node.data), node.width, "unit")
+        elif node.index not in made:
             made.update(rebuild([node], graph, made))
     carries = tuple(Carry(s.name, carry, made[s.new.index]) for s, carry in states)
     out = Write("out", "out", carries[0].next)
     return Recurrence(equation.name, graph, carries, tuple(reads.values()), (out,), (), tuple(matrices.values()))
-
-
-def _lower_affine(affine, x, made, graph, read, matrices, bias):  # type: ignore[no-untyped-def]
-    terms = []
-    products = None
-    for k, v in enumerate(affine.vectors):
-        if v is x:
-            terms.append(read("net", f"net.{affine.name}", affine.width))
-            continue
-        name = matrix_name(affine.name, k)
-        matrices[name] = Matrix(name, affine.width, v.width)
-        product = graph.node("linear", (made[v.index],), (name, False), affine.width)
-        products = product if products is None else products + product
-    if not terms and affine.bias and bias:
-        terms.append(read(f"bias.{affine.name}", f"bias.{affine.name}", affine.width, per="unit"))
-    if products is None:
-        return terms[0]
-    return terms[0] + products if terms else products

@@ -1,0 +1,193 @@
+"""A recurrence with its kernels and its derived backward pass, each made when first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from throughtime.nn.kernels import Kernel, Place, Sizes, column_blocks, compile_together, size_of
+from throughtime.symbolic.adjoint import Adjoint, adjoint
+from throughtime.symbolic.program import Recurrence
+
+
+def is_joint(array: str) -> bool:
+    """Whether the groups share the array side by side: the output and everything that is a derivative by it."""
+    return array.replace("d_", "") == "out"
+
+
+@dataclass(frozen=True)
+class MatrixProduct:
+    """∂E/∂(rows of a parameter) = δᵀ v, or vᵀ δ if `transposed`; `delta` and `vector` are (array, first column, width),
+    the first of the backward pass, the second of the forward pass."""
+
+    parameter: int
+    row: int
+    rows: int
+    delta: tuple[str, int, int]
+    vector: tuple[str, int, int]
+    transposed: bool
+
+
+class Program:
+    """See the module. `reads`: the arrays that are read, with what they vary with; `writes`: those that are written."""
+
+    def __init__(self, recurrence: Recurrence) -> None:
+        self.recurrence = recurrence
+        self._kernels: dict[tuple[bool, torch.dtype], Kernel] = {}
+        self._plans: dict[object, Plan] = {}
+        self.reads = {r.array: r.per for r in recurrence.reads}
+        self.joint = [n for n in self.reads if is_joint(n)]
+        self.own = [n for n in self.reads if not is_joint(n)]
+        self.writes = list(dict.fromkeys(w.array for w in recurrence.writes))
+
+    @cached_property
+    def adjoint(self) -> Adjoint:
+        return adjoint(self.recurrence)
+
+    @cached_property
+    def backward(self) -> Program:
+        return Program(self.adjoint.backward)
+
+    @cached_property
+    def adjoint_of_kept(self) -> Adjoint:
+        """The backward pass where error also enters through the kept values, as it does in a second derivative."""
+        found = adjoint(self.adjoint.forward)
+        assert len(found.forward.writes) == len(self.adjoint.forward.writes), "kept values suffice for their own adjoints"
+        return found
+
+    @cached_property
+    def backward_of_kept(self) -> Program:
+        return Program(self.adjoint_of_kept.backward)
+
+    def forward(self, keep: bool) -> Recurrence:
+        return self.adjoint.forward if keep else self.recurrence
+
+    def kernel(self, keep: bool, dtype: torch.dtype) -> Kernel:
+        """The kernel that keeps what the backward pass needs, or the one that does not. The first is compiled together
+        with the backward kernel, for the one is always followed by the other."""
+        found = self._kernels.get((keep, dtype))
+        if found is None:
+            found = self._kernels[keep, dtype] = Kernel(self.forward(keep), dtype)
+            if keep:
+                compile_together([found, self.backward.kernel(False, dtype)])
+        return found
+
+    def plan(
+        self, keep: bool, dtype: torch.dtype, sizes: Sizes, groups: int, places: Mapping[str, tuple[int, int]], parameters: int
+    ) -> Plan:
+        """The plan for calls of this kind, made once."""
+        key = (keep, dtype, tuple(sizes.items()), groups, tuple(places.items()))
+        found = self._plans.get(key)
+        if found is None:
+            found = self._plans[key] = Plan(self, keep, dtype, sizes, groups, places, parameters)
+        return found
+
+
+class Plan:
+    """What every call of one kind has in common: sizes of the results, and where the kernel finds what.
+
+    The tensors of a call are, in this order: inputs (joint reads, carries' starts, then for each group its reads and
+    parameters) and outputs (joint writes, carries' ends, then for each group its writes and sums).
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        keep: bool,
+        dtype: torch.dtype,
+        sizes: Sizes,
+        groups: int,
+        places: Mapping[str, tuple[int, int]],
+        parameters: int,
+    ) -> None:
+        recurrence = program.forward(keep)
+        self.kernel = program.kernel(keep, dtype)
+        self.numbers = [size_of(w, sizes) for w in self.kernel.widths]
+        reads = column_blocks(recurrence.reads, sizes)
+        writes = column_blocks(recurrence.writes, sizes)
+        sums = column_blocks(recurrence.sums, sizes)
+
+        def columns(blocks: dict[str, tuple[int, int]]) -> int:
+            return sum(width for _, width in blocks.values())
+
+        self.joint_writes = {n: columns(b) * groups for n, b in writes.items() if is_joint(n)}
+        self.own_writes = {n: columns(b) for n, b in writes.items() if not is_joint(n)}
+        self.sums = {n: columns(b) for n, b in sums.items()}
+        self.ends = [size_of(c.next.width, sizes) for c in recurrence.carries]
+        carries = len(self.ends)
+        per_group = len(program.own) + parameters
+        self.inputs = len(program.joint) + carries + groups * per_group
+        first_end = self.inputs + len(self.joint_writes)
+        results = len(self.own_writes) + len(self.sums)
+        bytes_ = dtype.itemsize
+        self.groups: list[list[Place]] = []
+        for g in range(groups):
+            base = len(program.joint) + carries + g * per_group
+            result = first_end + carries + g * results
+            found: list[Place] = []
+            for k in range(carries):
+                found += [Place(len(program.joint) + k, "carry", g), Place(first_end + k, "carry", g)]
+            for r in recurrence.used_reads:
+                column = reads[r.array][r.name][0]
+                if is_joint(r.array):
+                    slot, column = program.joint.index(r.array), column + g * columns(reads[r.array])
+                else:
+                    slot = base + program.own.index(r.array)
+                found.append(Place(slot, r.per, column * bytes_))
+            for w in recurrence.writes:
+                column = writes[w.array][w.name][0]
+                if is_joint(w.array):
+                    slot = self.inputs + list(self.joint_writes).index(w.array)
+                    column += g * columns(writes[w.array])
+                else:
+                    slot = result + list(self.own_writes).index(w.array)
+                found.append(Place(slot, "time", column * bytes_))
+            for s in recurrence.sums:
+                slot = result + len(self.own_writes) + list(self.sums).index(s.array)
+                found.append(Place(slot, "sum", sums[s.array][s.name][0] * bytes_))
+            for m in recurrence.matrices:
+                number, row = places[m.name]
+                found.append(Place(base + len(program.own) + number, "matrix", row))
+            self.groups.append(found)
+        self._program, self._sizes, self._places = program, sizes, places
+
+    @cached_property
+    def products(self) -> list[MatrixProduct]:
+        return self._products(self._program.adjoint)
+
+    @cached_property
+    def products_of_kept(self) -> list[MatrixProduct]:
+        return self._products(self._program.adjoint_of_kept)
+
+    def _products(self, derived: Adjoint) -> list[MatrixProduct]:
+        """The matrix gradients, neighbours joined into one product where their rows and error terms lie together."""
+        forward = column_blocks([*derived.forward.reads, *derived.forward.writes], self._sizes)
+        backward = column_blocks(derived.backward.writes, self._sizes)
+        found = []
+        for entry in derived.gradients:
+            number, row = self._places[entry.matrix]
+            delta = (entry.delta.array, *backward[entry.delta.array][entry.delta.name])
+            vector = (entry.vector.array, *forward[entry.vector.array][entry.vector.name])
+            rows = vector[2] if entry.transposed else delta[2]
+            found.append(MatrixProduct(number, row, rows, delta, vector, entry.transposed))
+        found.sort(key=lambda p: (p.parameter, p.row, p.vector, p.delta))
+        if len({(p.parameter, p.row) for p in found}) < len(found):
+            return found  # a shared map: its products are added up one by one
+        joined: list[MatrixProduct] = []
+        for p in found:
+            last = joined[-1] if joined else None
+            if (
+                last is not None
+                and not (p.transposed or last.transposed)
+                and (p.parameter, p.vector, p.delta[0]) == (last.parameter, last.vector, last.delta[0])
+                and p.row == last.row + last.rows
+                and p.delta[1] == last.delta[1] + last.delta[2]
+            ):
+                delta = (last.delta[0], last.delta[1], last.delta[2] + p.delta[2])
+                joined[-1] = MatrixProduct(last.parameter, last.row, last.rows + p.rows, delta, last.vector, False)
+            else:
+                joined.append(p)
+        return joined
