@@ -60,7 +60,8 @@ def machine() -> str:
         name = re.search(r"model name\s*: (.*)", facts)
         units = " with AVX-512" if "avx512f" in facts else " with AVX2" if "avx2" in facts else ""
         processor = (name[1] if name else processor) + units
-    return f"{processor}, {tt.runtime.find_compiler()}, torch {torch.__version__}, Python {platform.python_version()}"
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    return f"{processor}, {tt.runtime.find_compiler()}, {versions}"
 
 
 def markdown(rows: Sequence[Row]) -> str:

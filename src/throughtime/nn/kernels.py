@@ -6,8 +6,8 @@ import ctypes
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,16 +45,19 @@ def _compiled(text: str, name: str) -> Callable[[int], int]:
     return function  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a kernel finds one of its arrays: tensor number `slot` of the call, from byte `offset` on.
+TIME, ROW, UNIT, CARRY, SUM, MATRIX = range(6)
+PER = {"time": TIME, "row": ROW, "unit": UNIT}
 
-    `kind`: "time" [T, B, ...], "row" [B, ...], "unit" [...], "carry" [groups, B, W] of which `offset` is the group, or
-    "matrix" [rows, columns] of which `offset` is the first row.
+
+class Place(NamedTuple):
+    """Where a kernel finds one of its arrays: tensor number `slot` of the call, from `offset` on.
+
+    `kind` and `offset`: TIME [T, B, ...], ROW and SUM [B, ...] and UNIT [...] count bytes; CARRY [groups, B, W] counts
+    groups; MATRIX [rows, columns] counts rows.
     """
 
     slot: int
-    kind: str
+    kind: int
     offset: int
 
 
@@ -82,7 +85,8 @@ class Kernel:
     def __call__(
         self,
         tensors: Sequence[Tensor | None],
-        groups: Sequence[tuple[bool, Sequence[Place]]],
+        reverse: Sequence[bool],
+        groups: Sequence[Sequence[Place]],
         numbers: Sequence[int],
         steps: int,
         rows: int,
@@ -90,8 +94,8 @@ class Kernel:
         origin: int,
         seed: int,
     ) -> None:
-        """Runs `steps` steps of `rows` sequences. `groups`: for each, whether time runs backwards, and the places of
-        its carries (start and end of each), reads, writes, sums and matrices. `numbers`: what `widths` are.
+        """Runs `steps` steps of `rows` sequences. `reverse`: for each group, whether its time runs backwards. `groups`:
+        the places of its carries (start and end of each), reads, writes, sums and matrices. `numbers`: what `widths` are.
 
         Raises MemoryError if work space cannot be had.
         """
@@ -101,29 +105,24 @@ class Kernel:
         words += (0 if lengths is None else lengths.data_ptr(), self._parallel, *numbers)
         found = [None if t is None else (t.data_ptr(), t.stride()) for t in tensors]
         size = self._bytes
-        for reverse, places in groups:
-            words.append(reverse)
-            for place in places:
-                entry = found[place.slot]
-                kind, offset = place.kind, place.offset
-                if kind == "time":
-                    address, strides = entry  # type: ignore[misc]
+        for backwards, places in zip(reverse, groups, strict=True):
+            words.append(backwards)
+            for slot, kind, offset in places:
+                entry = found[slot]
+                if entry is None:  # a carry that starts from zero
+                    words += (0, 0)
+                    continue
+                address, strides = entry
+                if kind == TIME:
                     words += (address + offset, strides[0], strides[1])
-                elif kind == "carry":
-                    if entry is None:
-                        words += (0, 0)
-                    else:
-                        address, strides = entry
-                        words += (address + offset * strides[0] * size, strides[1])
-                elif kind == "matrix":
-                    address, strides = entry  # type: ignore[misc]
+                elif kind == CARRY:
+                    words += (address + offset * strides[0] * size, strides[1])
+                elif kind == MATRIX:
                     words += (address + offset * strides[0] * size, strides[0], strides[1])
-                elif kind == "sum":
-                    address, strides = entry  # type: ignore[misc]
+                elif kind == SUM:
                     words += (address + offset, strides[0])
                 else:
-                    address, strides = entry  # type: ignore[misc]
-                    words += (address + offset, 0, strides[0] if kind == "row" else 0)
+                    words += (address + offset, 0, strides[0] if kind == ROW else 0)
         packed = array("q", words)
         if self._function(packed.buffer_info()[0]):  # type: ignore[misc]
             raise MemoryError(f"{self.recurrence.name}: no memory for the work space of {rows} sequences")

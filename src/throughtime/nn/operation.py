@@ -8,8 +8,9 @@ operation; the gradient of a matrix used inside, Σ δ vᵀ, is one product afte
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,26 +19,53 @@ from throughtime.nn.kernels import Sizes
 from throughtime.nn.program import MatrixProduct, Plan, Program, is_joint
 
 
-@dataclass(frozen=True)
-class Job:
-    """Everything about a call that is no differentiable tensor: `steps` T and `rows` B; `places`: matrix -> (number of
-    the parameter that holds it, first row); `lengths` [B] int64, or None; `origin`: the number of the first step."""
+class Kind:
+    """What many calls have in common: the program, its sizes, and `places`: matrix -> (number of the parameter that
+    holds it, first row). `reverse`: for each group, whether its time runs backwards."""
 
-    program: Program
-    sizes: Sizes
+    def __init__(
+        self,
+        program: Program,
+        sizes: Sizes,
+        places: Mapping[str, tuple[int, int]],
+        parameters: int,
+        reverse: tuple[bool, ...],
+    ) -> None:
+        self.program, self.sizes, self.places = program, sizes, places
+        self.parameters, self.reverse = parameters, reverse
+        self._plans: dict[tuple[bool, torch.dtype], Plan] = {}
+
+    def plan(self, keep: bool, dtype: torch.dtype) -> Plan:
+        found = self._plans.get((keep, dtype))
+        if found is None:
+            found = Plan(self.program, keep, dtype, self.sizes, len(self.reverse), self.places, self.parameters)
+            self._plans[keep, dtype] = found
+        return found
+
+    @cached_property
+    def backward(self) -> Kind:
+        return self._back(self.program.backward)
+
+    @cached_property
+    def backward_of_kept(self) -> Kind:
+        return self._back(self.program.backward_of_kept)
+
+    def _back(self, program: Program) -> Kind:
+        return Kind(program, self.sizes, self.places, self.parameters, tuple(not r for r in self.reverse))
+
+
+class Job(NamedTuple):
+    """One call, apart from its tensors: `steps` T and `rows` B; `lengths` [B] int64, or None; `origin`: the number of
+    the first step; `keep`: whether to keep what the backward pass needs."""
+
+    kind: Kind
     steps: int
     rows: int
     batch_first: bool
-    places: Mapping[str, tuple[int, int]]
-    parameters: int
-    reverse: tuple[bool, ...]
     lengths: Tensor | None = None
     origin: int = 0
     seed: int = 0
     keep: bool = False
-
-    def plan(self, dtype: torch.dtype) -> Plan:
-        return self.program.plan(self.keep, dtype, self.sizes, len(self.reverse), self.places, self.parameters)
 
 
 @dataclass
@@ -67,22 +95,22 @@ class Results:
     sums: list[dict[str, Tensor | None]]
 
 
-def _sort_operands(job: Job, values: Sequence[Tensor | None]) -> Operands:
+def _sort_operands(kind: Kind, values: Sequence[Tensor | None]) -> Operands:
     at = iter(values)
-    program = job.program
+    program = kind.program
     joint = {n: next(at) for n in program.joint}
     starts = [next(at) for _ in program.recurrence.carries]
     result = Operands(joint, starts, [], [])  # type: ignore[arg-type]
-    for _ in job.reverse:
+    for _ in kind.reverse:
         result.reads.append({n: next(at) for n in program.own})  # type: ignore[misc]
-        result.parameters.append([next(at) for _ in range(job.parameters)])  # type: ignore[misc]
+        result.parameters.append([next(at) for _ in range(kind.parameters)])  # type: ignore[misc]
     return result
 
 
-def _sort_results(job: Job, plan: Plan, values: Sequence[Tensor | None]) -> Results:
+def _sort_results(plan: Plan, values: Sequence[Tensor | None]) -> Results:
     at = iter(values)
     result = Results({n: next(at) for n in plan.joint_writes}, [next(at) for _ in plan.ends], [], [])
-    for _ in job.reverse:
+    for _ in plan.groups:
         result.writes.append({n: next(at) for n in plan.own_writes})
         result.sums.append({n: next(at) for n in plan.sums})
     return result
@@ -92,20 +120,18 @@ def run(job: Job, operands: Operands) -> Results:
     """Runs the recurrence, differentiably if anything asks for it."""
     values = operands.flat()
     if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in values):
-        job = replace(job, keep=True)
+        job = job._replace(keep=True)
         outputs: Sequence[Tensor] = _Recur.apply(job, *values)
     else:
         outputs = _launch(job, values)
-    return _sort_results(job, job.plan(outputs[0].dtype), outputs)
+    return _sort_results(job.kind.plan(job.keep, outputs[0].dtype), outputs)
 
 
 def _launch(job: Job, values: Sequence[Tensor | None]) -> list[Tensor]:
     like = next(v for v in values if v is not None)
-    plan = job.plan(like.dtype)
+    plan = job.kind.plan(job.keep, like.dtype)
     steps, rows = job.steps, job.rows
-    inputs = [
-        v if v is None or v.shape[-1] <= 1 or v.stride(-1) == 1 else v.contiguous() for v in values
-    ]
+    tensors = [v if v is None or v.stride(-1) == 1 or v.shape[-1] <= 1 else v.contiguous() for v in values]
 
     def new(width: int) -> Tensor:
         if job.batch_first:
@@ -113,12 +139,15 @@ def _launch(job: Job, values: Sequence[Tensor | None]) -> list[Tensor]:
         return like.new_empty((steps, rows, width))
 
     outputs = [new(width) for width in plan.joint_writes.values()]
-    outputs += [like.new_empty((len(job.reverse), rows, width)) for width in plan.ends]
-    for _ in job.reverse:
+    groups = len(plan.groups)
+    outputs += [like.new_empty((groups, rows, width)) for width in plan.ends]
+    for _ in plan.groups:
         outputs += [new(width) for width in plan.own_writes.values()]
         outputs += [like.new_empty((rows, width)) for width in plan.sums.values()]
-    groups = list(zip(job.reverse, plan.groups, strict=True))
-    plan.kernel([*inputs, *outputs], groups, plan.numbers, steps, rows, job.lengths, job.origin, job.seed)
+    tensors += outputs
+    plan.kernel(
+        tensors, job.kind.reverse, plan.groups, plan.numbers, steps, rows, job.lengths, job.origin, job.seed
+    )
     return outputs
 
 
@@ -136,18 +165,19 @@ class _Recur(torch.autograd.Function):
         job: Job = ctx.job
         saved = ctx.saved_tensors
         count = len(saved) - len(grads)
-        plan = job.plan(saved[-1].dtype)
-        operands = _sort_operands(job, saved[:count])
-        results = _sort_results(job, plan, saved[count:])
-        return (None, *_backward(job, plan, operands, results, _sort_results(job, plan, grads)))
+        plan = job.kind.plan(True, saved[-1].dtype)
+        operands = _sort_operands(job.kind, saved[:count])
+        results = _sort_results(plan, saved[count:])
+        return (None, *_backward(job, plan, operands, results, _sort_results(plan, grads)))
 
 
 def _backward(job: Job, plan: Plan, operands: Operands, results: Results, entering: Results) -> list[Tensor | None]:
     """The gradients of a call's operands, in their order."""
-    program = job.program
-    groups = range(len(job.reverse))
+    program = job.kind.program
+    groups = range(len(plan.groups))
     second = any(w[n] is not None for w in entering.writes for n in w if n not in program.writes)
-    backward = program.backward_of_kept if second else program.backward
+    kind = job.kind.backward_of_kept if second else job.kind.backward
+    backward = kind.program
     joint: dict[str, Tensor] = {}
     for name in backward.joint:
         known = operands.joint.get(name, results.joint.get(name))
@@ -163,8 +193,7 @@ def _backward(job: Job, plan: Plan, operands: Operands, results: Results, enteri
                 known = _cotangent(*arrays, name)
             found[name] = known
         own.append(found)
-    back = replace(job, program=backward, reverse=tuple(not r for r in job.reverse), keep=False)
-    done = run(back, Operands(joint, entering.ends, own, operands.parameters))
+    done = run(job._replace(kind=kind, keep=False), Operands(joint, entering.ends, own, operands.parameters))
 
     gradients: list[Tensor | None] = [done.joint.get(f"d_{n}") for n in operands.joint]
     gradients += [None if s is None else e for s, e in zip(operands.starts, done.ends, strict=True)]
@@ -207,7 +236,7 @@ class _Columns:
         array = arrays[name]
         assert array is not None
         if is_joint(name):
-            first += self.group * (array.shape[-1] // len(self.job.reverse))
+            first += self.group * (array.shape[-1] // len(self.job.kind.reverse))
         if self.job.batch_first:
             array = array.transpose(0, 1)
         flat = array.flatten(0, 1)

@@ -8,7 +8,19 @@ from functools import cached_property
 
 import torch
 
-from throughtime.nn.kernels import Kernel, Place, Sizes, column_blocks, compile_together, size_of
+from throughtime.nn.kernels import (
+    CARRY,
+    MATRIX,
+    PER,
+    SUM,
+    TIME,
+    Kernel,
+    Place,
+    Sizes,
+    column_blocks,
+    compile_together,
+    size_of,
+)
 from throughtime.symbolic.adjoint import Adjoint, adjoint
 from throughtime.symbolic.program import Recurrence
 
@@ -37,7 +49,6 @@ class Program:
     def __init__(self, recurrence: Recurrence) -> None:
         self.recurrence = recurrence
         self._kernels: dict[tuple[bool, torch.dtype], Kernel] = {}
-        self._plans: dict[object, Plan] = {}
         self.reads = {r.array: r.per for r in recurrence.reads}
         self.joint = [n for n in self.reads if is_joint(n)]
         self.own = [n for n in self.reads if not is_joint(n)]
@@ -73,16 +84,6 @@ class Program:
             found = self._kernels[keep, dtype] = Kernel(self.forward(keep), dtype)
             if keep:
                 compile_together([found, self.backward.kernel(False, dtype)])
-        return found
-
-    def plan(
-        self, keep: bool, dtype: torch.dtype, sizes: Sizes, groups: int, places: Mapping[str, tuple[int, int]], parameters: int
-    ) -> Plan:
-        """The plan for calls of this kind, made once."""
-        key = (keep, dtype, tuple(sizes.items()), groups, tuple(places.items()))
-        found = self._plans.get(key)
-        if found is None:
-            found = self._plans[key] = Plan(self, keep, dtype, sizes, groups, places, parameters)
         return found
 
 
@@ -129,14 +130,14 @@ class Plan:
             result = first_end + carries + g * results
             found: list[Place] = []
             for k in range(carries):
-                found += [Place(len(program.joint) + k, "carry", g), Place(first_end + k, "carry", g)]
+                found += [Place(len(program.joint) + k, CARRY, g), Place(first_end + k, CARRY, g)]
             for r in recurrence.used_reads:
                 column = reads[r.array][r.name][0]
                 if is_joint(r.array):
                     slot, column = program.joint.index(r.array), column + g * columns(reads[r.array])
                 else:
                     slot = base + program.own.index(r.array)
-                found.append(Place(slot, r.per, column * bytes_))
+                found.append(Place(slot, PER[r.per], column * bytes_))
             for w in recurrence.writes:
                 column = writes[w.array][w.name][0]
                 if is_joint(w.array):
@@ -144,13 +145,13 @@ class Plan:
                     column += g * columns(writes[w.array])
                 else:
                     slot = result + list(self.own_writes).index(w.array)
-                found.append(Place(slot, "time", column * bytes_))
+                found.append(Place(slot, TIME, column * bytes_))
             for s in recurrence.sums:
                 slot = result + len(self.own_writes) + list(self.sums).index(s.array)
-                found.append(Place(slot, "sum", sums[s.array][s.name][0] * bytes_))
+                found.append(Place(slot, SUM, sums[s.array][s.name][0] * bytes_))
             for m in recurrence.matrices:
                 number, row = places[m.name]
-                found.append(Place(base + len(program.own) + number, "matrix", row))
+                found.append(Place(base + len(program.own) + number, MATRIX, row))
             self.groups.append(found)
         self._program, self._sizes, self._places = program, sizes, places
 

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from throughtime.nn import initial, shapes
 from throughtime.nn.kernels import size_of
-from throughtime.nn.operation import Job, Operands, run
+from throughtime.nn.operation import Job, Kind, Operands, run
 from throughtime.nn.parameters import Layout, Parameter, layout
 from throughtime.nn.program import Program
 from throughtime.nn.reference import Evaluator, run_reference
@@ -92,12 +92,13 @@ class Recurrent(nn.Module):
         if repr(programs[True].recurrence.roots) == repr(programs[False].recurrence.roots):
             programs[True] = programs[False]
         self._programs = programs
+        self._names = [p.name for p in self.layout.parameters]
         self._loop = [p.name for p in self.layout.of_kind("recurrent")]
         self._biases = [p.name for p in self.layout.of_kind("bias")]
-        self._geometries: dict[int, tuple[dict[Width, int], dict[str, tuple[int, int]]]] = {}
+        self._kinds: dict[tuple[int, tuple[int, ...], bool], Kind] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        derived = ("_equations", "_programs", "_geometries", "layout", "_noisy")
+        derived = ("_equations", "_programs", "_kinds", "layout", "_noisy")
         return {k: v for k, v in super().__getstate__().items() if k not in derived}  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -211,8 +212,8 @@ class Recurrent(nn.Module):
         seed: int,
     ) -> tuple[Tensor, list[Tensor]]:
         """The compiled recurrence over x, whose first step is number `origin`."""
-        program = self._programs[self.training]
-        sizes, places = self._geometry(level)
+        kind = self._kind(level, directions)
+        program, sizes = kind.program, kind.sizes
         reads: list[dict[str, Tensor]] = []
         parameters: list[list[Tensor]] = []
         for d in directions:
@@ -229,30 +230,27 @@ class Recurrent(nn.Module):
                     found[array] = own[array]
             reads.append(found)
             parameters.append([own[name] for name in self._loop])
-        job = Job(
-            program, sizes, x.shape[0], x.shape[1], call.batch_first, places, len(self._loop),
-            tuple(d == 1 for d in directions), call.lengths, origin, seed,
-        )  # fmt: skip
+        job = Job(kind, x.shape[0], x.shape[1], call.batch_first, call.lengths, origin, seed)
         done = run(job, Operands({}, starts, reads, parameters))
         return done.joint["out"], done.ends  # type: ignore[return-value]
 
-    def _geometry(self, level: int) -> tuple[dict[Width, int], dict[str, tuple[int, int]]]:
-        """One layer's sizes, and for every matrix of the loop its parameter's number and its first row there."""
-        kind = min(level, 1)
-        found = self._geometries.get(kind)
+    def _kind(self, level: int, directions: tuple[int, ...]) -> Kind:
+        key = min(level, 1), directions, self.training
+        found = self._kinds.get(key)
         if found is None:
             sizes = self.sizes(level)
             places = {
                 matrix: (self._loop.index(name), self.layout[name].first_row(block, sizes))
                 for matrix, (name, block) in self.layout.places.items()
             }
-            found = self._geometries[kind] = sizes, places
+            reverse = tuple(d == 1 for d in directions)
+            found = self._kinds[key] = Kind(self._programs[self.training], sizes, places, len(self._loop), reverse)
         return found
 
     def _own(self, level: int, direction: int) -> dict[str, Tensor]:
         """The parameters of one layer in one direction, by their names in the table."""
         suffix = f"_l{level}" + ("_reverse" if direction else "")
-        return {p.name: getattr(self, p.name + suffix) for p in self.layout.parameters}
+        return {name: getattr(self, name + suffix) for name in self._names}
 
     def _bias(self, own: dict[str, Tensor]) -> Tensor:
         """What the loop adds to its maps; see `Layout.bias_blocks`."""
@@ -281,7 +279,7 @@ class Recurrent(nn.Module):
         weights = {p.name: own[p.name] for p in self.layout.of_kind("weight")}
         if x.dim() == 2:
             x = one_hot(x, sizes["input"]).to(next(iter(own.values())))
-        evaluator = Evaluator(self.training, maps, biases, weights, {**sizes, "rows": x.shape[1]}, seed)
+        evaluator = Evaluator(self.training, maps, biases, weights, {**sizes, "rows": x.shape[1]}, seed, x)
         states = [
             x.new_zeros(x.shape[1], size_of(w, sizes)) if s is None else s[0]
             for s, w in zip(starts, self._state_widths, strict=True)

@@ -24,6 +24,8 @@ class Evaluator:
     weights: Mapping[str, Tensor]
     sizes: Mapping[Any, int]
     seed: int
+    like: Tensor
+    """Has the dtype and the device of every value."""
     step: int = 0
 
     def affine(self, name: str, vectors: tuple[Tensor, ...], size: Any, bias: bool, shared: bool) -> Tensor:
@@ -36,16 +38,15 @@ class Evaluator:
         return self.weights[name]
 
     def noise(self, name: str, like: Any, fixed: bool) -> Tensor:
-        any_weight = next(iter([*self.maps.values(), *self.weights.values()]))
         width = like.shape[-1] if isinstance(like, Tensor) else self.sizes.get(like, like)
         rows = torch.arange(self.sizes["rows"]).unsqueeze(1)
         drawn = noise.uniform(
             self.seed, noise.stream_number(name), 0 if fixed else self.step, rows, torch.arange(width)
         )
-        return drawn.to(any_weight)  # type: ignore[no-any-return]
+        return drawn.to(self.like)  # type: ignore[no-any-return]
 
-    def time(self) -> float:
-        return float(self.step)
+    def time(self) -> Tensor:
+        return self.like.new_tensor(float(self.step))
 
     def width_number(self, width: Any) -> int:
         return int(self.sizes.get(width, width))

@@ -115,10 +115,13 @@ def apply(name: str, *values: Any) -> Any:
         if not like.dtype.is_floating_point:  # a where() of a condition and two numbers
             like = like.new_empty((), dtype=torch.get_default_dtype())
         values = tuple(
-            v if isinstance(v, torch.Tensor) else torch.tensor(v, dtype=like.dtype, device=like.device) for v in values
+            v
+            if isinstance(v, torch.Tensor)
+            else torch.tensor(v, dtype=torch.bool if isinstance(v, bool) else like.dtype, device=like.device)
+            for v in values
         )
         if name == "surrogate":
-            return values[1] + (values[0] - values[1]).detach()
+            return values[0].detach() + (values[1] - values[1].detach())  # the second term is 0 exactly
         function = torch
         for part in row.torch.split("."):
             function = getattr(function, part)
@@ -192,7 +195,7 @@ def maximum(a: Any, b: Any) -> Any:
 
 def where(condition: Any, a: Any, b: Any) -> Any:
     """a where the condition holds, b elsewhere, unit by unit; error flows into the chosen one only."""
-    if isinstance(condition, bool):
+    if isinstance(condition, bool) and (isinstance(a, Node) or isinstance(b, Node)):
         raise EquationError(f"where was given {condition}, where a condition on values such as a > b is expected")
     return apply("where", condition, a, b)
 

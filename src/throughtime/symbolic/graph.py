@@ -6,8 +6,10 @@ cache keys) is the same byte for byte in every process.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from numbers import Real
+from typing import Any, NoReturn
 
 Width = str | int
 """How many numbers a value has for each sequence: a symbol ("input", "hidden"), a fixed number, or 1 (one per sequence)."""
@@ -20,12 +22,13 @@ class EquationError(ValueError):
 
 
 class Node:
-    """One value: an operation applied to other values. Made by `Graph.node`, compared by identity.
+    """One value: an operation applied to other values. Made by `Graph.node`, which makes each only once.
 
     `label` is the name the author gave it in the step, if any; it shows in generated text and names what is kept.
     """
 
     __slots__ = ("args", "boolean", "data", "graph", "index", "label", "op", "width")
+    __array_ufunc__ = None  # a NumPy number times a value is the value's own operation
 
     def __init__(
         self, graph: Graph, index: int, op: str, args: tuple[Node, ...], data: Any, width: Width, boolean: bool
@@ -68,17 +71,44 @@ class Node:
         return self.graph.apply("abs", self)
 
     def __pow__(self, exponent: Any) -> Node:
-        if exponent == 0.5:
+        if not isinstance(exponent, Node) and exponent == 0.5:
             return self.graph.apply("sqrt", self)
-        if not isinstance(exponent, int) or not 1 <= exponent <= 8:
+        if type(exponent) is not int or not 1 <= exponent <= 8:
             raise EquationError(
-                f'"({text(self)}) ** {exponent}" is not in the language: '
+                f'"({quote(self)}) ** {_given(exponent)}" is not in the language: '
                 "write ** with a whole number from 1 to 8 or 0.5, or use exp and log"
             )
         power = self
         for _ in range(exponent - 1):
             power = power * self
         return power
+
+    def __rpow__(self, base: Any) -> NoReturn:
+        raise EquationError(f'"{base} ** ({quote(self)})" is not in the language: write exp(log(base) * exponent)')
+
+    def __matmul__(self, other: Any) -> NoReturn:
+        raise EquationError(
+            f'"{_operand(self)} @ {_operand(other)}" is not in the language: write affine(name, vector) for a learned matrix'
+        )
+
+    def __rmatmul__(self, other: Any) -> NoReturn:
+        raise EquationError(
+            f'"{_operand(other)} @ {_operand(self)}" is not in the language: write affine(name, vector) for a learned matrix'
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Node) and not self.graph.writing:
+            return self is other
+        raise EquationError(
+            f'"{_operand(self)} == {_operand(other)}" is not in the language: write > >= < <= between values'
+        )
+
+    __hash__ = object.__hash__
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise EquationError(f'"{_operand(self)}.{name}" is not in the language: write a function of throughtime, such as tanh(v)')
 
     def __gt__(self, other: Any) -> Node:
         return self.graph.apply("greater", self, other)
@@ -103,18 +133,18 @@ class Node:
 
     def __bool__(self) -> bool:
         raise EquationError(
-            f'"{text(self)}" has no single truth value while the equation is read, so a Python if, while, and, or '
+            f'"{quote(self)}" has no single truth value while the equation is read, so a Python if, while, and, or '
             "cannot depend on it: write where(condition, a, b), and & | ~ between conditions"
         )
 
     def __len__(self) -> int:
-        raise EquationError(f'"{text(self)}" has no Python length: write size(v) for the number of its units')
+        raise EquationError(f'"{quote(self)}" has no Python length: write size(v) for the number of its units')
 
     def __iter__(self) -> Any:
-        raise EquationError(f'"{text(self)}" cannot be taken apart: an equation speaks of whole vectors')
+        raise EquationError(f'"{quote(self)}" cannot be taken apart: an equation speaks of whole vectors')
 
     def __getitem__(self, key: Any) -> Node:
-        raise EquationError(f'"{text(self)}[{key}]" is not in the language: an equation speaks of whole vectors')
+        raise EquationError(f'"{_operand(self)}[{_given(key)}]" is not in the language: an equation speaks of whole vectors')
 
 
 class Graph:
@@ -122,6 +152,7 @@ class Graph:
 
     def __init__(self, operators: Mapping[str, Any]) -> None:
         self.operators = operators
+        self.writing = False  # True while a step is read: its author must not compare values with ==
         self.nodes: list[Node] = []
         self._known: dict[tuple[Any, ...], Node] = {}
 
@@ -137,19 +168,21 @@ class Graph:
         return found
 
     def const(self, value: float) -> Node:
+        if math.isnan(value):
+            raise EquationError("NaN has no place in an equation: every operation on it would be NaN")
         return self.node("const", data=float(value))
 
     def lift(self, value: Any, where: str) -> Node:
         """A node for a number; a node of this graph as it is."""
         if isinstance(value, Node):
             if value.graph is not self:
-                raise EquationError(f'"{text(value)}" belongs to another equation: use only this step\'s own values')
+                raise EquationError(f'"{quote(value)}" belongs to another equation: use only this step\'s own values')
             return value
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, Real):
             raise EquationError(
-                f"{where} was given {value!r} ({type(value).__name__}), where a value of the equation or a number is expected"
+                f"{where} was given {_given(value)} ({type(value).__name__}), where a value of the equation or a number is expected"
             )
-        return self.const(value)
+        return self.const(float(value))
 
     def apply(self, op: str, *values: Any) -> Node:
         """A pointwise operation of the table, with its arguments' widths and kinds checked."""
@@ -158,7 +191,7 @@ class Graph:
         for arg, kind in zip(args, row.arguments, strict=True):
             if arg.boolean != (kind == "b"):
                 wanted = "a condition such as a > b" if kind == "b" else "a number: write where(condition, 1, 0)"
-                raise EquationError(f'"{text(arg)}" stands in {op} where the language expects {wanted}')
+                raise EquationError(f'"{quote(arg)}" stands in {op} where the language expects {wanted}')
         if row.fold is not None and args and all(a.op == "const" for a in args):
             return self.const(row.fold(*(a.data for a in args)))
         simpler = _identity(op, args)
@@ -174,7 +207,7 @@ class Graph:
                 continue
             if width != 1 and first is not None:
                 raise EquationError(
-                    f'{op} puts "{text(first)}" [{width}] and "{text(arg)}" [{arg.width}] together: '
+                    f'{op} puts "{quote(first)}" [{width}] and "{quote(arg)}" [{arg.width}] together: '
                     "their widths differ, so map one of them with affine(name, vector, size=...)"
                 )
             width, first = arg.width, arg
@@ -270,3 +303,22 @@ def text(node: Node, level: int = 0, depth: int = 8) -> str:
     if node.op == "noise":
         return f'noise("{node.data[0]}")'
     return f"{node.op}({', '.join(inner(a) for a in node.args)})"
+
+
+def quote(node: Node, most: int = 160) -> str:
+    """`text` for a message: as deep as fits in about `most` characters."""
+    for depth in (8, 5, 3, 2):
+        written = text(node, depth=depth)
+        if len(written) <= most:
+            return written
+    return text(node, depth=1)
+
+
+def _operand(value: object) -> str:
+    return text(value, 3, 3) if isinstance(value, Node) else _given(value)
+
+
+def _given(value: object) -> str:
+    """Whatever a step was given, on one line."""
+    written = quote(value) if isinstance(value, Node) else " ".join(repr(value).split())
+    return written if len(written) <= 80 else f"{written[:79]}…"

@@ -66,10 +66,11 @@ TT_INLINE Mask<T> first_lanes(int n) {
 TT_INLINE Vec<float> select(Mask<float> mask, Vec<float> a, Vec<float> b) { return mask ? a : b; }
 TT_INLINE Vec<double> select(Mask<double> mask, Vec<double> a, Vec<double> b) { return mask ? a : b; }
 
-// a < b ? a : b, lane by lane; b where either is NaN. One instruction on x86.
+// a < b ? a : b and a > b ? a : b, lane by lane, so b where either is NaN. One instruction on x86, which
+// g++ does not always find by itself (and its _mm512_min_ps draws a false warning, hence maskz).
 TT_INLINE Vec<float> lesser(Vec<float> a, Vec<float> b) {
 #if defined(__AVX512F__)
-  return _mm512_maskz_min_ps(0xffff, a, b);  // maskz: g++ 12 warns inside _mm512_min_ps
+  return _mm512_maskz_min_ps(0xffff, a, b);
 #elif defined(__AVX__)
   return _mm256_min_ps(a, b);
 #elif defined(__x86_64__)
@@ -78,7 +79,6 @@ TT_INLINE Vec<float> lesser(Vec<float> a, Vec<float> b) {
   return a < b ? a : b;
 #endif
 }
-
 TT_INLINE Vec<double> lesser(Vec<double> a, Vec<double> b) {
 #if defined(__AVX512F__)
   return _mm512_maskz_min_pd(0xff, a, b);
@@ -88,6 +88,28 @@ TT_INLINE Vec<double> lesser(Vec<double> a, Vec<double> b) {
   return _mm_min_pd(a, b);
 #else
   return a < b ? a : b;
+#endif
+}
+TT_INLINE Vec<float> greater(Vec<float> a, Vec<float> b) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_max_ps(0xffff, a, b);
+#elif defined(__AVX__)
+  return _mm256_max_ps(a, b);
+#elif defined(__x86_64__)
+  return _mm_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+TT_INLINE Vec<double> greater(Vec<double> a, Vec<double> b) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_max_pd(0xff, a, b);
+#elif defined(__AVX__)
+  return _mm256_max_pd(a, b);
+#elif defined(__x86_64__)
+  return _mm_max_pd(a, b);
+#else
+  return a > b ? a : b;
 #endif
 }
 
@@ -206,6 +228,27 @@ TT_INLINE Vec<double> sqrt(Vec<double> x) {
 #else
   for (int i = 0; i < lanes<double>; ++i) x[i] = __builtin_sqrt(x[i]);
   return x;
+#endif
+}
+
+// x * 2^n, rounded once, for whole numbers n with |n| <= 2 * 127 (float), 2 * 1023 (double).
+TT_INLINE Vec<float> times_power_of_two(Vec<float> x, Vec<float> n) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_scalef_ps(0xffff, x, n);
+#else
+  // 2^n itself may overflow: two factors 2^(n/2), whose exponent fields stay within 0 .. 254.
+  const Mask<float> field = __builtin_convertvector(n, Mask<float>) + 2 * 127, half = field >> 1;
+  return x * (Vec<float>)(half << 23) * (Vec<float>)((field - half) << 23);
+#endif
+}
+
+TT_INLINE Vec<double> times_power_of_two(Vec<double> x, Vec<double> n) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_scalef_pd(0xff, x, n);
+#else
+  // As above; few machines convert or shift 64-bit integers arithmetically, so 2^52 puts n in the low bits.
+  const Mask<double> field = (Mask<double>)(n + (0x1p52 + 2 * 1023)) & 0xfff, half = field >> 1;
+  return x * (Vec<double>)(half << 52) * (Vec<double>)((field - half) << 52);
 #endif
 }
 

@@ -58,6 +58,8 @@ struct TileCall {
   int sources;
   const T* packed;     // first panel
   int64_t panel_step;  // elements from one panel to the next
+  const char* ahead;   // what a later tile will read, to be brought nearer meanwhile; or null
+  int64_t ahead_step;  // bytes of it for each step of depth
   T* const* out;       // address of each panel's results for row 0 of the tile
   int64_t out_step;    // elements from one row's results to the next
 };
@@ -66,12 +68,19 @@ template <class T, int Rows, int Panels>
 void tile(const TileCall<T>& call) {
   Vec<T> sum[Rows][2 * Panels] = {};
   const T* packed = call.packed;
+  const char* ahead = call.ahead;
   for (int s = 0; s < call.sources; ++s) {
     const T* vector[Rows];
     for (int r = 0; r < Rows; ++r) vector[r] = call.vectors[s * Rows + r];
     const int64_t depth = call.depth[s];
     for (int64_t k = 0; k < depth; ++k) {
       Vec<T> column[2 * Panels];
+      if (ahead) {
+#pragma GCC unroll 16
+        for (int p = 0; p < Panels; ++p)
+          __builtin_prefetch(ahead + p * call.panel_step * int64_t(sizeof(T)), 0, 2);
+        ahead += call.ahead_step;
+      }
 #pragma GCC unroll 16
       for (int p = 0; p < Panels; ++p) {
         column[2 * p] = load(packed + p * call.panel_step);

@@ -227,9 +227,12 @@ struct Slice {
     const int64_t blocks = (width + panel<T> - 1) / panel<T>;
     const int64_t row_step = (block1 - block0) * phase_nets * panel<T>;
     const int64_t groups_of_rows = (count + tile_rows - 1) / tile_rows;
+    // A matrix that outgrows the second-level cache is read from the third at every step.
+    const bool far = groups_of_rows > 1 && blocks * Product::nets * deep * panel<T> * int64_t(sizeof(T)) > 1 << 20;
     const T* vectors[Product::sources * tile_rows];
     T* out[tile_accumulators];
-    TileCall<T> tiles = {vectors, depth, Product::sources, nullptr, deep * panel<T>, out, row_step};
+    TileCall<T> tiles = {vectors, depth, Product::sources, nullptr, deep * panel<T>, nullptr,
+                         panel<T> * int64_t(sizeof(T)) / groups_of_rows, out, row_step};
     for (int64_t q = 0, r0 = 0; q < groups_of_rows; ++q) {
       const int tall = int((count - r0 + groups_of_rows - q - 1) / (groups_of_rows - q));
       for (int s = 0; s < Product::sources; ++s)
@@ -242,6 +245,9 @@ struct Slice {
           out[k] = nets + r0 * row_step + ((block - block0) * phase_nets + Product::first + net) * panel<T>;
         }
         tiles.packed = packed_here + p * tiles.panel_step;
+        // While these panels are used, the next ones come from the outer cache, a share with every group of rows.
+        tiles.ahead = !far ? nullptr
+                      : (const char*)(tiles.packed + (last - block0 * Product::nets) * tiles.panel_step) + q * deep * tiles.ahead_step;
         p += tile_panels<T, tile_rows>(tall, tiles, last - p);
       }
       r0 += tall;

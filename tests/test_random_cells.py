@@ -1,0 +1,99 @@
+"""The compiled kernels against the reference on random cells: output, final states, and every gradient.
+
+`python tests/test_random_cells.py 25 325` tries those numbers; `--second` also compares the gradient of the gradient.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from random import Random
+
+import pytest
+import torch
+
+import throughtime as tt
+from random_cells import random_cell
+
+TOLERANCE = 1e-10
+
+
+def run(layer, lengths, second):
+    """Output, final states and gradients of one call, all from fixed random numbers; by name."""
+    generator = torch.Generator().manual_seed(1)
+
+    def random(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.copy_(random(*p.shape) * (0.8 / (p.shape[1] ** 0.5 if p.dim() == 2 else 1)))
+    x = random(3, 2, layer.input_size).requires_grad_()
+    starts = tuple(random(layer.directions, 2, w).requires_grad_() for w in layer.state_sizes)
+    torch.manual_seed(5)
+    output, ends = layer(x, starts if len(starts) > 1 else starts[0], lengths)
+    values = [output, *(ends if isinstance(ends, tuple) else (ends,))]
+    error = sum((v * random(*v.shape)).sum() for v in values)
+    leaves = {"x": x, **{f"start {k}": s for k, s in enumerate(starts)}, **dict(layer.named_parameters())}
+    given = list(leaves.values())
+    gradients = torch.autograd.grad(error, given, create_graph=second, allow_unused=True, materialize_grads=True)
+    found = {f"value {k}": v for k, v in enumerate(values)}
+    found |= {f"∂{n}": g for n, g in zip(leaves, gradients, strict=True)}
+    if second:
+        steep = sum((g * random(*g.shape)).sum() for g in gradients)
+        again = torch.autograd.grad(steep, given, allow_unused=True, materialize_grads=True)
+        found |= {f"∂∂{n}": g for n, g in zip(leaves, again, strict=True)}
+    return found
+
+
+def compare(cell, hidden, bidirectional, lengths, training, second=False):
+    """Raises AssertionError, naming what is off, unless both backends agree."""
+    layers = {
+        backend: tt.Recurrent(cell, 4, hidden, bidirectional=bidirectional, backend=backend, dtype=torch.float64)
+        for backend in ("compiled", "reference")
+    }
+    found, expected = (run(layers[b].train(training), lengths, second) for b in ("compiled", "reference"))
+    wrong = {}
+    for name, value in expected.items():
+        scale = max(value.norm().item(), 1.0)
+        off = (found[name] - value).norm().item() / scale
+        if not off <= TOLERANCE:
+            wrong[name] = f"{off:.1e}"
+    assert not wrong, f"{wrong} for {cell!r}"
+
+
+def arrangement(number):
+    """Random cell `number` and how it is run."""
+    rng = Random(number)
+    return {
+        "cell": random_cell(rng),
+        "hidden": rng.choice((1, 2, 5, 17)),
+        "bidirectional": rng.random() < 0.3,
+        "lengths": rng.choice((None, [3, 1], [0, 3])),
+        "training": rng.random() < 0.6,
+    }
+
+
+@pytest.mark.parametrize("number", range(25))
+def test_random_cells(number):
+    compare(**arrangement(number))
+
+
+def by_hand(first: int, last: int, second: bool) -> int:
+    """Tries the cells `first` to `last` - 1 and prints those that break; how many did."""
+    broken = 0
+    for number in range(first, last):
+        chosen = arrangement(number)
+        try:
+            compare(**chosen, second=second)
+        except Exception:
+            broken += 1
+            print(f"--- cell {number}: {chosen}\n{traceback.format_exc(limit=-4)[-2500:]}", flush=True)
+        if number % 10 == 9:
+            print(f"{number + 1 - first} tried, {broken} broken", flush=True)
+    return broken
+
+
+if __name__ == "__main__":
+    numbers = [int(a) for a in sys.argv[1:] if not a.startswith("--")]
+    sys.exit(by_hand(*numbers[:2], "--second" in sys.argv) > 0)
