@@ -102,6 +102,8 @@ def layout(cell: Cell, equation: Equation, bias: bool = True) -> Layout:
         _add_biases(cell, result, uses)
     for w in equation.weights:
         result.parameters.append(Parameter(w.name, "weight", ((w.name, w.width),), None, w.init))
+    if not result.parameters:
+        raise EquationError(f"{cell.name} has nothing to learn: its step uses no affine map and no weight")
     return result
 
 

@@ -95,6 +95,7 @@ class Recurrent(nn.Module):
         self._names = [p.name for p in self.layout.parameters]
         self._loop = [p.name for p in self.layout.of_kind("recurrent")]
         self._biases = [p.name for p in self.layout.of_kind("bias")]
+        self._biases_add_up = self.layout.biases_add_up
         self._kinds: dict[tuple[int, tuple[int, ...], bool], Kind] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -108,6 +109,11 @@ class Recurrent(nn.Module):
     def reset_parameters(self) -> None:
         """Draws new weights; see `tt.init.default_`."""
         initial.default_(self)
+
+    @property
+    def any_weight(self) -> Tensor:
+        """One of the parameters, for its dtype and device."""
+        return getattr(self, f"{self._names[0]}_l0")  # type: ignore[no-any-return]
 
     @property
     def directions(self) -> int:
@@ -223,7 +229,7 @@ class Recurrent(nn.Module):
                 if array == "net":
                     found[array] = _input_product(x, own["weight_ih"])
                 elif array == "x":
-                    found[array] = one_hot(x, sizes["input"]).to(next(iter(own.values()))) if x.dim() == 2 else x
+                    found[array] = one_hot(x, sizes["input"]).to(self.any_weight) if x.dim() == 2 else x
                 elif array == "bias":
                     found[array] = self._bias(own)
                 else:
@@ -257,7 +263,7 @@ class Recurrent(nn.Module):
         tensors = [own[name] for name in self._biases]
         if len(tensors) == 1:
             return tensors[0]
-        return tensors[0] + tensors[1] if self.layout.biases_add_up else torch.cat(tensors)
+        return tensors[0] + tensors[1] if self._biases_add_up else torch.cat(tensors)
 
     def _reference(
         self, x: Tensor, starts: list[Tensor | None], call: shapes.Call, level: int, direction: int, seed: int
@@ -278,7 +284,7 @@ class Recurrent(nn.Module):
                 biases[name] = biases[name] + part if name in biases else part
         weights = {p.name: own[p.name] for p in self.layout.of_kind("weight")}
         if x.dim() == 2:
-            x = one_hot(x, sizes["input"]).to(next(iter(own.values())))
+            x = one_hot(x, sizes["input"]).to(self.any_weight)
         evaluator = Evaluator(self.training, maps, biases, weights, {**sizes, "rows": x.shape[1]}, seed, x)
         states = [
             x.new_zeros(x.shape[1], size_of(w, sizes)) if s is None else s[0]

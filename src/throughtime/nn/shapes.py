@@ -59,7 +59,7 @@ def prepare(layer: Recurrent, input: Any, state: Any, lengths: Any) -> Call:
         input = input.unsqueeze(0 if layer.batch_first else 1)
     batch_first = layer.batch_first
     x = input.transpose(0, 1) if batch_first else input
-    weight = next(layer.parameters())
+    weight = layer.any_weight
     if not words:
         if x.shape[2] != layer.input_size:
             raise RuntimeError(
@@ -115,7 +115,7 @@ def _states(layer: Recurrent, state: Any, rows: int, batched: bool) -> tuple[lis
     if len(parts) != len(names) or not all(isinstance(p, Tensor) for p in parts):
         wanted = f"a tuple of {len(names)} tensors ({', '.join(names)})" if several else f"one tensor ({names[0]})"
         raise TypeError(f"{layer.cell.name} expects its state as {wanted}")
-    weight = next(layer.parameters())
+    weight = layer.any_weight
     count = layer.num_layers * layer.directions
     result: list[Tensor | None] = []
     for name, part, size in zip(names, parts, layer.state_sizes, strict=True):

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any, NoReturn
 
+from throughtime.symbolic.quoting import given, operand, quote, text
+
 Width = str | int
 """How many numbers a value has for each sequence: a symbol ("input", "hidden"), a fixed number, or 1 (one per sequence)."""
 
@@ -75,7 +77,7 @@ class Node:
             return self.graph.apply("sqrt", self)
         if type(exponent) is not int or not 1 <= exponent <= 8:
             raise EquationError(
-                f'"({quote(self)}) ** {_given(exponent)}" is not in the language: '
+                f'"({quote(self)}) ** {given(exponent)}" is not in the language: '
                 "write ** with a whole number from 1 to 8 or 0.5, or use exp and log"
             )
         power = self
@@ -88,19 +90,19 @@ class Node:
 
     def __matmul__(self, other: Any) -> NoReturn:
         raise EquationError(
-            f'"{_operand(self)} @ {_operand(other)}" is not in the language: write affine(name, vector) for a learned matrix'
+            f'"{operand(self)} @ {operand(other)}" is not in the language: write affine(name, vector) for a learned matrix'
         )
 
     def __rmatmul__(self, other: Any) -> NoReturn:
         raise EquationError(
-            f'"{_operand(other)} @ {_operand(self)}" is not in the language: write affine(name, vector) for a learned matrix'
+            f'"{operand(other)} @ {operand(self)}" is not in the language: write affine(name, vector) for a learned matrix'
         )
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Node) and not self.graph.writing:
             return self is other
         raise EquationError(
-            f'"{_operand(self)} == {_operand(other)}" is not in the language: write > >= < <= between values'
+            f'"{operand(self)} == {operand(other)}" is not in the language: write > >= < <= between values'
         )
 
     __hash__ = object.__hash__
@@ -108,7 +110,7 @@ class Node:
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("_"):
             raise AttributeError(name)
-        raise EquationError(f'"{_operand(self)}.{name}" is not in the language: write a function of throughtime, such as tanh(v)')
+        raise EquationError(f'"{operand(self)}.{name}" is not in the language: write a function of throughtime, such as tanh(v)')
 
     def __gt__(self, other: Any) -> Node:
         return self.graph.apply("greater", self, other)
@@ -144,7 +146,7 @@ class Node:
         raise EquationError(f'"{quote(self)}" cannot be taken apart: an equation speaks of whole vectors')
 
     def __getitem__(self, key: Any) -> Node:
-        raise EquationError(f'"{_operand(self)}[{_given(key)}]" is not in the language: an equation speaks of whole vectors')
+        raise EquationError(f'"{operand(self)}[{given(key)}]" is not in the language: an equation speaks of whole vectors')
 
 
 class Graph:
@@ -180,7 +182,7 @@ class Graph:
             return value
         if isinstance(value, bool) or not isinstance(value, Real):
             raise EquationError(
-                f"{where} was given {_given(value)} ({type(value).__name__}), where a value of the equation or a number is expected"
+                f"{where} was given {given(value)} ({type(value).__name__}), where a value of the equation or a number is expected"
             )
         return self.const(float(value))
 
@@ -264,61 +266,3 @@ def rebuild(roots: Iterable[Node], target: Graph, replace: Mapping[int, Node]) -
             stack.append((node, True))
             stack.extend((a, False) for a in reversed(node.args) if a.index not in made)
     return made
-
-
-_INFIX = {
-    "add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "greater": (">", 0),
-    "greater_equal": (">=", 0), "both": ("&", 0), "either": ("|", 0),
-}  # fmt: skip
-
-
-def text(node: Node, level: int = 0, depth: int = 8) -> str:
-    """The value as its author would write it; what lies deeper than `depth` operations is shown as …"""
-    if depth == 0 and node.args:
-        return node.label or "…"
-
-    def inner(arg: Node, own: int = 0) -> str:
-        return text(arg, own, depth - 1)
-
-    if node.op in _INFIX:
-        sign, own = _INFIX[node.op]
-        left, right = node.args
-        written = f"{inner(left, own)} {sign} {inner(right, own + 1)}"
-        return f"({written})" if own < level else written
-    if node.op == "neg":
-        return f"-{inner(node.args[0], 3)}"
-    if node.op == "const":
-        return f"{node.data:g}"
-    if node.op in ("input", "state", "read", "carry"):
-        return str(node.data)
-    if node.op == "affine":
-        return f'affine("{node.data[0]}"' + "".join(f", {inner(a)}" for a in node.args) + ")"
-    if node.op == "linear":
-        matrix, transposed = node.data
-        return f"{matrix}{'ᵀ' if transposed else ''} {inner(node.args[0], 3)}"
-    if node.op == "weight":
-        return f'weight("{node.data}")'
-    if node.op == "size":
-        return f"size({node.data})"
-    if node.op == "noise":
-        return f'noise("{node.data[0]}")'
-    return f"{node.op}({', '.join(inner(a) for a in node.args)})"
-
-
-def quote(node: Node, most: int = 160) -> str:
-    """`text` for a message: as deep as fits in about `most` characters."""
-    for depth in (8, 5, 3, 2):
-        written = text(node, depth=depth)
-        if len(written) <= most:
-            return written
-    return text(node, depth=1)
-
-
-def _operand(value: object) -> str:
-    return text(value, 3, 3) if isinstance(value, Node) else _given(value)
-
-
-def _given(value: object) -> str:
-    """Whatever a step was given, on one line."""
-    written = quote(value) if isinstance(value, Node) else " ".join(repr(value).split())
-    return written if len(written) <= 80 else f"{written[:79]}…"
