@@ -86,8 +86,10 @@ def check(
         leaves = {f"∂initial state {k}": s for k, s in enumerate(own)}
         leaves |= {} if words else {"∂input": own_x}
         leaves |= {f"∂{name}": p for name, p in parameters.items()}
-        errors_in = [c.to(kind) for c in cotangents]
-        gradients = torch.autograd.grad(values, list(leaves.values()), errors_in, materialize_grads=True)
+        # Where every length is 0 the output is a constant, into which no error can be sent.
+        entered = [(v, c.to(kind)) for v, c in zip(values, cotangents, strict=True) if v.requires_grad]
+        outputs, errors_in = map(list, zip(*entered, strict=True))
+        gradients = torch.autograd.grad(outputs, list(leaves.values()), errors_in, materialize_grads=True)
         result = {f"final state {k}": v for k, v in enumerate(values[1:])}
         return {"output": output} | result | dict(zip(leaves, gradients, strict=True))
 

@@ -117,8 +117,9 @@ def random_cell(rng: Random, most: int = 12) -> tt.Cell:
     kind = rng.choice((OneState, TwoStates, OtherWidth))
     states = {OneState: ["hidden"], TwoStates: ["hidden", "hidden"], OtherWidth: ["hidden", 3]}[kind]
     draft = _Draft(rng, ["input", *states])
-    for _ in range(rng.randint(2, most)):
-        draft.draw()
+    draft.draw("affine")
+    for _ in range(rng.randint(1, most - 1)):
+        draft.draw(rng.choice(draft.KINDS))
     results = [draft.everything("hidden"), *(draft.pick(width, 1) for width in states[1:])]
     return kind(draft.recipe, results)
 
@@ -126,7 +127,9 @@ def random_cell(rng: Random, most: int = 12) -> tt.Cell:
 class _Draft:
     """A recipe that is being written; `widths` are those of all values so far."""
 
-    KINDS = ("affine",) * 4 + ("unary",) * 2 + ("binary",) * 4 + ("total", "weight", "noise", "time", "normal")
+    KINDS = (
+        ("affine",) * 4 + ("unary",) * 2 + ("binary",) * 4 + ("total", "weight", "noise", "time", "normal")
+    )
 
     def __init__(self, rng: Random, widths: list[Any]) -> None:
         self.rng, self.widths = rng, widths
@@ -148,12 +151,16 @@ class _Draft:
         width = self.widths[a] if self.widths[a] != 1 else self.widths[b]
         return self.add("binary", self.rng.choice(names), pair, width)
 
-    def draw(self) -> None:
-        what = self.rng.choice(self.KINDS)
+    def draw(self, what: str) -> None:
         anything = self.pick(*WIDTHS, 1)
         if what == "affine":
             used = sorted({self.pick(*WIDTHS) for _ in range(self.rng.randint(1, 2))})
-            self.add(what, self.rng.random() < 0.5, used, self.rng.choice(("hidden", "hidden", "hidden", "input", 3)))
+            self.add(
+                what,
+                self.rng.random() < 0.5,
+                used,
+                self.rng.choice(("hidden", "hidden", "hidden", "input", 3)),
+            )
         elif what == "unary":
             self.add(what, self.rng.choice(sorted(UNARY)), [anything], self.widths[anything])
         elif what == "binary":

@@ -9,13 +9,18 @@ _LANGUAGE = "throughtime.symbolic.language"
 _FUNCTIONS = "throughtime.symbolic.functions"
 _HOMES = {
     **dict.fromkeys(
-        ("Cell", "affine", "weight", "time", "noise", "training", "total", "size", "mean", "layer_norm", "dropout", "zoneout"),
+        (
+            *("Cell", "affine", "weight", "time", "noise", "training", "total", "size", "mean", "layer_norm"),
+            *("dropout", "zoneout"),
+        ),
         _LANGUAGE,
     ),
     **dict.fromkeys(
-        ("tanh", "sigmoid", "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "erf", "absolute", "sign")
-        + ("minimum", "maximum", "where", "surrogate", "identity", "relu", "leaky_relu", "elu", "selu", "gelu")
-        + ("silu", "softplus", "softsign", "clip", "hard_tanh", "hard_sigmoid"),
+        (
+            *("tanh", "sigmoid", "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "erf", "absolute", "sign"),
+            *("minimum", "maximum", "where", "surrogate", "identity", "relu", "leaky_relu", "elu", "selu", "gelu"),
+            *("silu", "softplus", "softsign", "clip", "hard_tanh", "hard_sigmoid"),
+        ),
         _FUNCTIONS,
     ),
     "EquationError": "throughtime.symbolic.graph",

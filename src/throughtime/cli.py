@@ -93,6 +93,11 @@ def _guarded(command: Callable[[], None]) -> int:
     except CommandError as error:
         print(f"throughtime: {error}", file=sys.stderr)
         return error.exit_code
+    except (RuntimeError, ValueError) as error:
+        if not _explained(error):
+            raise
+        print(f"throughtime: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("throughtime: interrupted", file=sys.stderr)
         return 130
@@ -101,6 +106,13 @@ def _guarded(command: Callable[[], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return 0
+
+
+def _explained(error: Exception) -> bool:
+    """Whether the library has already said in its message what to do."""
+    from throughtime.tasks.errors import library_errors
+
+    return isinstance(error, library_errors())
 
 
 if __name__ == "__main__":

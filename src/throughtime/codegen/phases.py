@@ -53,7 +53,7 @@ def schedule(recurrence: Recurrence) -> Schedule:
     nodes = [n for n in recurrence.nodes if n.index not in absorbed]
     level = _levels(nodes, chains)
     place = _places(nodes, roots, chains, level)
-    keys = _keys(nodes, roots, place)
+    keys = _keys(nodes, roots, place, chains)
     phases = [Phase(width) for _, width in keys]
 
     def home(node: Node) -> int:
@@ -75,7 +75,9 @@ def schedule(recurrence: Recurrence) -> Schedule:
 
 def arguments(node: Node, phase: Phase) -> tuple[Node, ...]:
     """What the phase needs to have at hand to make this value: nothing for a net, which its product made."""
-    return () if any(node is net for net in phase.nets) else node.args
+    if any(node is net for net in phase.nets):
+        return ()
+    return node.args[:1] if node.op == "surrogate" else node.args  # the other is for the derivative
 
 
 def _chains(recurrence: Recurrence) -> tuple[dict[int, list[Node]], set[int]]:
@@ -132,11 +134,15 @@ def _places(
     return place
 
 
-def _keys(nodes: list[Node], roots: list[Node], place: dict[int, tuple[int, Width]]) -> list[tuple[int, Width]]:
+def _keys(
+    nodes: list[Node], roots: list[Node], place: dict[int, tuple[int, Width]], chains: dict[int, list[Node]]
+) -> list[tuple[int, Width]]:
     """The phases in order; at one level, single numbers come before the vectors that use them."""
     wanted = {place[n.index] for n in nodes if n.op not in LEAVES and n.op != "total"}
     wanted |= {place[n.args[0].index] for n in nodes if n.op == "total"}
     wanted |= {place[r.index] for r in roots if r.op == "total"}
+    vectors = [part.args[0] for parts in chains.values() for part in parts]
+    wanted |= {place[v.index] for v in vectors if v.op in LEAVES and v.op != "carry"}
     leaves = [n for n in [*nodes, *roots] if n.op in ("read", "carry")]
     wanted |= {(0, n.width) for n in leaves if all(n.width != width for _, width in wanted)}
     widths = list(dict.fromkeys(n.width for n in [*nodes, *roots]))

@@ -24,13 +24,19 @@ class Printer:
         self._nets = {n.index: k for k, n in enumerate(phase.nets)}
 
     def count(self, delivered: list[Node]) -> None:
-        """Counts how often each value is used, so that a single use can stand inside its user."""
-        for node in [*delivered, *(a for n in self.phase.values for a in arguments(n, self.phase))]:
+        """Counts how often each value that is needed is used, so that a single use can stand inside its user."""
+        made = {n.index for n in self.phase.values}
+        stack = list(delivered)
+        while stack:
+            node = stack.pop()
             self._uses[node.index] = self._uses.get(node.index, 0) + 1
+            if self._uses[node.index] == 1 and node.index in made:
+                stack += arguments(node, self.phase)
 
     def define(self, node: Node) -> None:
         """Writes the value's statement, unless it is to stand inside its only user."""
-        if self._uses.get(node.index, 0) > 1 or node.label is not None:
+        uses = self._uses.get(node.index, 0)
+        if uses > 1 or (uses == 1 and node.label is not None):
             name = self.source.names[node.index]
             self.lines.append(f"const auto {name} = {self._expression(node)};")
             self._written[node.index] = name
@@ -83,7 +89,11 @@ class Printer:
 
 def _number(value: float) -> str:
     """A literal that names exactly this double; infinities and NaN have no literal and no place in an equation."""
-    return f"T({value!r})" if value not in (float("inf"), float("-inf")) else f"T({'-' if value < 0 else ''}__builtin_inf())"
+    return (
+        f"T({value!r})"
+        if value not in (float("inf"), float("-inf"))
+        else f"T({'-' if value < 0 else ''}__builtin_inf())"
+    )
 
 
 __all__ = ["LEAVES", "Printer"]

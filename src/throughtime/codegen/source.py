@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from importlib import resources
 
-from throughtime.codegen.phases import Phase, Product, Schedule, arguments, schedule
+from throughtime.codegen.phases import Phase, Product, Schedule, schedule
 from throughtime.codegen.printer import Printer
 from throughtime.symbolic.graph import Node, Width
 from throughtime.symbolic.program import Recurrence
@@ -51,10 +52,17 @@ class _Source:
         lines = [f"// {r.name}: one time step, derived from its equation.", '#include "recurrence.h"', ""]
         lines += ["template <class T>", "struct Cell {", "  using V = tt::Vec<T>;"]
         lines += [f"  static constexpr int widths = {len(self.widths)};  // " + ", ".join(map(str, self.widths))]
-        lines += self._table("carry", "what a step hands to the next", [(c.name, c.seen) for c in r.carries])
-        lines += self._table("buffer", "kept for a later phase of the step", [(self.names[n.index], n) for n in self.plan.buffers])
-        lines += self._table("read", "", [(x.name, x.node) for x in r.used_reads])
-        lines += self._table("write", "", [(f"{x.array}.{x.name}" if x.array != x.name else x.name, x.node) for x in r.writes])
+        carries = [(self.names[c.seen.index], c.seen) for c in r.carries]
+        lines += self._table("carry", "what a step hands to the next", carries)
+        lines += self._table(
+            "buffer",
+            "kept for a later phase of the step",
+            [(self.names[n.index], n) for n in self.plan.buffers],
+        )
+        lines += self._table("read", "", [(self.names[x.node.index], x.node) for x in r.used_reads])
+        lines += self._table(
+            "write", "", [(f"{x.array}.{x.name}" if x.array != x.name else x.name, x.node) for x in r.writes]
+        )
         lines += self._table("sum", "", [(x.name, x.node) for x in r.sums])
         lines += [f"  static constexpr int matrices = {len(self.matrices)};  // " + ", ".join(self.matrices)]
         for k, phase in enumerate(self.plan.phases):
@@ -91,7 +99,9 @@ class _Source:
     def _product(self, k: int, first: int, product: Product) -> list[str]:
         buffers = ", ".join(str(self._buffer(v)) for v in product.vectors)
         factors = ", ".join(
-            f"{{{self.matrices[name]}, {str(transposed).lower()}}}" for row in product.factors for name, transposed in row
+            f"{{{self.matrices[name]}, {str(transposed).lower()}}}"
+            for row in product.factors
+            for name, transposed in row
         )
         source = f"nets = {len(product.nets)}, sources = {len(product.vectors)}, first = {first}"
         vector_widths = ", ".join(str(self.widths.index(v.width)) for v in product.vectors)
@@ -114,9 +124,7 @@ class _Source:
         printer.count([*(roots[k] for k in delivered), *kept, *(t.args[0] for t in phase.totals)])
         for node in phase.values:
             printer.define(node)
-        lines = []
-        for k in delivered:
-            lines.append(self._deliver(k, printer.value(roots[k]), roots[k].width == 1))
+        lines = [self._deliver(k, printer.value(roots[k]), roots[k].width == 1) for k in delivered]
         for node in kept:
             name = f"buffer_{_identifier(self.names[node.index])}"
             lines.append(f"at.keep{'_one' if node.width == 1 else ''}({name}, {printer.value(node)});")
@@ -125,7 +133,7 @@ class _Source:
         return printer.lines + lines or ["(void)at;"]
 
     def _made_in(self, node: Node, number: int) -> bool:
-        if node.op == "read":
+        if node.op in ("read", "noise"):
             first = next(k for k, p in enumerate(self.plan.phases) if p.width == node.width)
             return first == number
         return any(v is node for v in self.plan.phases[number].values)
@@ -134,7 +142,7 @@ class _Source:
         r = self.recurrence
         one = "_one" if single else ""
         if k < len(r.carries):
-            return f"at.next{one}(carry_{_identifier(r.carries[k].name)}, {value});"
+            return f"at.next{one}(carry_{self.names[r.carries[k].seen.index]}, {value});"
         k -= len(r.carries)
         if k < len(r.writes):
             w = r.writes[k]
@@ -144,11 +152,11 @@ class _Source:
 
     def fetch(self, node: Node, phase: Phase) -> str:
         """A value that this phase does not make: from a leaf or a row buffer."""
-        one = "_one" if node.width == 1 and phase.width != 1 or node.width == 1 else ""
+        one = "_one" if node.width == 1 else ""
         if node.op == "carry":
-            return f"at.carry{one}(carry_{_identifier(self.recurrence.carries[self.carries[node.index]].name)})"
+            return f"at.carry{one}(carry_{self.names[node.index]})"
         if node.op == "read":
-            return f"at.read{one}(read_{_identifier(self.names[node.index])})"
+            return f"at.read{one}(read_{self.names[node.index]})"
         if node.op == "time":
             return "at.time()"
         if node.op == "size":
@@ -166,7 +174,100 @@ def _stream(name: str) -> int:
 
 
 def _identifier(name: str) -> str:
-    return re.sub(r"\W", "_", name)
+    """The name in the letters that every compiler knows: a Greek letter is spelled out."""
+    spelled = (c if c.isascii() else unicodedata.name(c, "_").split()[-1].lower() for c in name)
+    return re.sub(r"\W", "_", "".join(spelled), flags=re.ASCII)
+
+
+def _is_taken(name: str) -> bool:
+    """Whether the name means something to the compiler, its headers or the text around it."""
+    if name in _WORDS_OF_CPP or name in ("at", "T", "V"):
+        return True
+    if name.startswith(("_", "carry_", "buffer_", "read_", "write_", "sum_")):
+        return True
+    return len(name) > 1 and name.isupper()  # likely to be a macro
+
+
+_WORDS_OF_CPP = frozenset(
+    [
+        "alignas",
+        "alignof",
+        "and_eq",
+        "asm",
+        "auto",
+        "bitand",
+        "bitor",
+        "bool",
+        "case",
+        "catch",
+        "char",
+        "char16_t",
+        "char32_t",
+        "compl",
+        "const",
+        "const_cast",
+        "constexpr",
+        "decltype",
+        "default",
+        "delete",
+        "do",
+        "double",
+        "dynamic_cast",
+        "enum",
+        "errno",
+        "explicit",
+        "export",
+        "extern",
+        "false",
+        "float",
+        "friend",
+        "goto",
+        "inline",
+        "int",
+        "linux",
+        "long",
+        "mutable",
+        "namespace",
+        "new",
+        "noexcept",
+        "not_eq",
+        "nullptr",
+        "operator",
+        "or_eq",
+        "private",
+        "protected",
+        "public",
+        "register",
+        "reinterpret_cast",
+        "short",
+        "signed",
+        "sizeof",
+        "static",
+        "static_assert",
+        "static_cast",
+        "struct",
+        "switch",
+        "template",
+        "this",
+        "thread_local",
+        "throw",
+        "true",
+        "typedef",
+        "typeid",
+        "typename",
+        "typeof",
+        "union",
+        "unix",
+        "unsigned",
+        "using",
+        "virtual",
+        "void",
+        "volatile",
+        "wchar_t",
+        "xor",
+        "xor_eq",
+    ]
+)
 
 
 def _names(recurrence: Recurrence) -> dict[int, str]:
@@ -178,8 +279,10 @@ def _names(recurrence: Recurrence) -> dict[int, str]:
         if node.index in names:
             return
         name = _identifier(wished)
-        if name in taken or name in ("at", "T", "V"):
-            name = f"{name}_{node.index}"
+        if name in taken or _is_taken(name):
+            name = f"v{name}_{node.index}" if name.startswith("_") else f"{name}_{node.index}"
+        while name in taken or _is_taken(name):
+            name = f"v_{name}"
         taken.add(name)
         names[node.index] = name
 

@@ -48,7 +48,13 @@ class RNN(_DropIn):
     """torch.nn.RNN; `nonlinearity` is "tanh", "relu" or any other activation by name or as a function."""
 
     def __init__(
-        self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: Any = "tanh", *args: Any, **options: Any
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: Any = "tanh",
+        *args: Any,
+        **options: Any,
     ) -> None:
         self.nonlinearity = nonlinearity
         super().__init__(Elman(nonlinearity), input_size, hidden_size, num_layers, *args, **options)

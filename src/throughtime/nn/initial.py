@@ -96,4 +96,4 @@ def default_(layer: Layer) -> Layer:
 
 def _blocks(parameter: Tensor, spec: Parameter, sizes: Sizes) -> list[Tensor]:
     """The parameter cut into its maps."""
-    return list(parameter.split([size_of(width, sizes) for _, width in spec.rows]))
+    return [parameter.narrow(0, spec.first_row(name, sizes), size_of(width, sizes)) for name, width in spec.rows]

@@ -42,7 +42,7 @@ def _compiled(text: str, name: str) -> Callable[[int], int]:
     function = runtime.load(built.path).tt_run
     function.argtypes = [ctypes.c_void_p]
     function.restype = ctypes.c_int
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 TIME, ROW, UNIT, CARRY, SUM, MATRIX = range(6)
@@ -67,7 +67,8 @@ class Kernel:
     def __init__(self, recurrence: Recurrence, dtype: torch.dtype) -> None:
         if dtype not in DTYPES:
             raise ValueError(
-                f"the compiled backend works on float32 and float64 tensors, not on {dtype}: convert the layer with .float()"
+                f"the compiled backend works on float32 and float64 tensors, not on {dtype}: "
+                "convert the layer with .float()"
             )
         self.recurrence = recurrence
         self._bytes = dtype.itemsize
@@ -95,7 +96,7 @@ class Kernel:
         seed: int,
     ) -> None:
         """Runs `steps` steps of `rows` sequences. `reverse`: for each group, whether its time runs backwards. `groups`:
-        the places of its carries (start and end of each), reads, writes, sums and matrices. `numbers`: what `widths` are.
+        the places of its carries (start and end of each), reads, writes, sums and matrices. `numbers`: the `widths`.
 
         Raises MemoryError if work space cannot be had.
         """

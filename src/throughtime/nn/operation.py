@@ -121,7 +121,7 @@ def run(job: Job, operands: Operands) -> Results:
     values = operands.flat()
     if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in values):
         job = job._replace(keep=True)
-        outputs: Sequence[Tensor] = _Recur.apply(job, *values)
+        outputs: Sequence[Tensor] = _Recur.apply(job, *values)  # type: ignore[no-untyped-call]
     else:
         outputs = _launch(job, values)
     return _sort_results(job.kind.plan(job.keep, outputs[0].dtype), outputs)
@@ -145,9 +145,7 @@ def _launch(job: Job, values: Sequence[Tensor | None]) -> list[Tensor]:
         outputs += [new(width) for width in plan.own_writes.values()]
         outputs += [like.new_empty((rows, width)) for width in plan.sums.values()]
     tensors += outputs
-    plan.kernel(
-        tensors, job.kind.reverse, plan.groups, plan.numbers, steps, rows, job.lengths, job.origin, job.seed
-    )
+    plan.kernel(tensors, job.kind.reverse, plan.groups, plan.numbers, steps, rows, job.lengths, job.origin, job.seed)
     return outputs
 
 

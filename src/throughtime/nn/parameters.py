@@ -20,8 +20,8 @@ from throughtime.symbolic.program import matrix_name
 class Parameter:
     """One learned tensor [Σ widths of rows, columns], or a vector [Σ widths of rows] where `columns` is None.
 
-    `kind`: "input" (applied to x before the loop), "recurrent" (applied inside it), "bias" or "weight" (per unit, `init`
-    its first value).
+    `kind`: "input" (applied to x before the loop), "recurrent" (applied inside it), "bias" or "weight" (per unit; its
+    first value is `init`).
     """
 
     name: str
@@ -74,7 +74,7 @@ class Layout:
 
 
 def layout(cell: Cell, equation: Equation, bias: bool = True) -> Layout:
-    """The parameter table of a cell. Raises EquationError if `gates` or `recurrent_gates` name maps that are not there."""
+    """The parameter table of a cell. Raises EquationError for a table that does not fit its equation."""
     uses: dict[str, Affine] = {}
     for a in equation.affines:
         uses.setdefault(a.name, a)

@@ -66,7 +66,9 @@ class Program:
     def adjoint_of_kept(self) -> Adjoint:
         """The backward pass where error also enters through the kept values, as it does in a second derivative."""
         found = adjoint(self.adjoint.forward)
-        assert len(found.forward.writes) == len(self.adjoint.forward.writes), "kept values suffice for their own adjoints"
+        assert len(found.forward.writes) == len(self.adjoint.forward.writes), (
+            "kept values suffice for their own adjoints"
+        )
         return found
 
     @cached_property

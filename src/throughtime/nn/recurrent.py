@@ -15,9 +15,9 @@ from throughtime.nn.kernels import size_of
 from throughtime.nn.operation import Job, Kind, Operands, run
 from throughtime.nn.parameters import Layout, Parameter, layout
 from throughtime.nn.program import Program
-from throughtime.nn.reference import Evaluator, run_reference
+from throughtime.nn.reference import reference_layer
 from throughtime.symbolic.equation import Equation, trace
-from throughtime.symbolic.graph import Width
+from throughtime.symbolic.graph import Width, structure
 from throughtime.symbolic.language import Cell
 from throughtime.symbolic.program import lower
 
@@ -72,24 +72,28 @@ class Recurrent(nn.Module):
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         for suffix, level in self._suffixes():
             for spec in self.layout.parameters:
-                self.register_parameter(spec.name + suffix, nn.Parameter(torch.empty(spec.shape(self.sizes(level)), **options)))
+                self.register_parameter(
+                    spec.name + suffix, nn.Parameter(torch.empty(spec.shape(self.sizes(level)), **options))
+                )
         self.learn_initial_state = learn_initial_state
         if learn_initial_state:
-            for name, width in zip(self.state_names, self._state_widths, strict=True):
+            for name, width in zip(self.state_names, self.state_widths, strict=True):
                 shape = (num_layers * self.directions, size_of(width, self.sizes(0)))
                 self.register_parameter(f"initial_{name}", nn.Parameter(torch.zeros(shape, **options)))
         self.reset_parameters()
 
     def _derive(self) -> None:
         """Reads the equation; the programs of training and evaluation are one where they say the same."""
-        self._equations: dict[bool, Equation] = {mode: trace(self.cell, mode) for mode in (False, True)}
-        equation = self._equations[False]
+        self.equations: dict[bool, Equation] = {mode: trace(self.cell, mode) for mode in (False, True)}
+        equation = self.equations[False]
         self.layout: Layout = layout(self.cell, equation, self.bias)
         self.state_names = [s.name for s in equation.states]
-        self._state_widths: list[Width] = [s.seen.width for s in equation.states]
-        self._noisy = {m: any(n.op == "noise" for n in e.graph.nodes) for m, e in self._equations.items()}
-        programs = {m: Program(lower(e, self.layout.input_order, self.layout.bias_blocks())) for m, e in self._equations.items()}
-        if repr(programs[True].recurrence.roots) == repr(programs[False].recurrence.roots):
+        self.state_widths: list[Width] = [s.seen.width for s in equation.states]
+        self._noisy = {m: any(n.op == "noise" for n in e.graph.nodes) for m, e in self.equations.items()}
+        programs = {
+            m: Program(lower(e, self.layout.input_order, self.layout.bias_blocks())) for m, e in self.equations.items()
+        }
+        if len({structure(p.recurrence.roots) for p in programs.values()}) == 1:
             programs[True] = programs[False]
         self._programs = programs
         self._names = [p.name for p in self.layout.parameters]
@@ -99,11 +103,11 @@ class Recurrent(nn.Module):
         self._kinds: dict[tuple[int, tuple[int, ...], bool], Kind] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        derived = ("_equations", "_programs", "_kinds", "layout", "_noisy")
-        return {k: v for k, v in super().__getstate__().items() if k not in derived}  # type: ignore[misc]
+        derived = ("equations", "_programs", "_kinds", "layout", "_noisy")
+        return {k: v for k, v in self.__dict__.items() if k not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._derive()
 
     def reset_parameters(self) -> None:
@@ -122,11 +126,15 @@ class Recurrent(nn.Module):
     @property
     def state_sizes(self) -> list[int]:
         """Numbers in each state."""
-        return [size_of(w, {"hidden": self.hidden_size, "input": self.input_size}) for w in self._state_widths]
+        return [size_of(w, {"hidden": self.hidden_size, "input": self.input_size}) for w in self.state_widths]
 
     def sizes(self, level: int) -> dict[Width, int]:
         """The widths of one layer's equation: "input" and "hidden" as numbers."""
-        below = self.input_size if level == 0 else self.directions * size_of(self._state_widths[0], {"hidden": self.hidden_size})
+        below = (
+            self.input_size
+            if level == 0
+            else self.directions * size_of(self.state_widths[0], {"hidden": self.hidden_size})
+        )
         return {1: 1, "input": below, "hidden": self.hidden_size}
 
     def _suffixes(self) -> Iterator[tuple[str, int]]:
@@ -142,7 +150,13 @@ class Recurrent(nn.Module):
 
     def extra_repr(self) -> str:
         parts = [f"{self.cell.name}, {self.input_size}, {self.hidden_size}"]
-        defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+        defaults: dict[str, Any] = {
+            "num_layers": 1,
+            "bias": True,
+            "batch_first": False,
+            "dropout": 0.0,
+            "bidirectional": False,
+        }
         defaults |= {"learn_initial_state": False, "recompute": None, "backend": "compiled"}
         parts += [f"{k}={getattr(self, k)}" for k, v in defaults.items() if getattr(self, k) != v]
         return ", ".join(parts)
@@ -181,11 +195,13 @@ class Recurrent(nn.Module):
         chunked = self.recompute is not None and torch.is_grad_enabled()
         if self.backend == "compiled" and not chunked:
             return self._recur(x, starts, call, level, tuple(range(self.directions)), 0, seed)
-        one_direction = self._chunks if self.backend == "compiled" else self._reference
         parts = []
         for d in range(self.directions):
             own = [None if s is None else s[d : d + 1] for s in starts]
-            parts.append(one_direction(x, own, call, level, d, seed))
+            if self.backend == "compiled":
+                parts.append(self._chunks(x, own, call, level, d, seed))
+            else:
+                parts.append(reference_layer(self, x, own, call.lengths, level, d, seed))
         states = [torch.cat(s) for s in zip(*(p[1] for p in parts), strict=True)]
         return torch.cat([p[0] for p in parts], -1), states
 
@@ -223,7 +239,7 @@ class Recurrent(nn.Module):
         reads: list[dict[str, Tensor]] = []
         parameters: list[list[Tensor]] = []
         for d in directions:
-            own = self._own(level, d)
+            own = self.own_parameters(level, d)
             found: dict[str, Tensor] = {}
             for array in program.reads:
                 if array == "net":
@@ -253,7 +269,7 @@ class Recurrent(nn.Module):
             found = self._kinds[key] = Kind(self._programs[self.training], sizes, places, len(self._loop), reverse)
         return found
 
-    def _own(self, level: int, direction: int) -> dict[str, Tensor]:
+    def own_parameters(self, level: int, direction: int) -> dict[str, Tensor]:
         """The parameters of one layer in one direction, by their names in the table."""
         suffix = f"_l{level}" + ("_reverse" if direction else "")
         return {name: getattr(self, name + suffix) for name in self._names}
@@ -264,34 +280,6 @@ class Recurrent(nn.Module):
         if len(tensors) == 1:
             return tensors[0]
         return tensors[0] + tensors[1] if self._biases_add_up else torch.cat(tensors)
-
-    def _reference(
-        self, x: Tensor, starts: list[Tensor | None], call: shapes.Call, level: int, direction: int, seed: int
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The equation itself over x, in one direction."""
-        sizes = self.sizes(level)
-        own = self._own(level, direction)
-        maps: dict[tuple[str, int], Tensor] = {}
-        for a in self._equations[False].affines:
-            for k, v in enumerate(a.vectors):
-                is_input = v is self._equations[False].input
-                name, block = ("weight_ih", a.name) if is_input else self.layout.places[f"{a.name}.{k}"]
-                first = self.layout[name].first_row(block, sizes)
-                maps[a.name, k] = own[name][first : first + size_of(a.width, sizes)]
-        biases: dict[str, Tensor] = {}
-        for p in self.layout.of_kind("bias"):
-            for part, (name, _) in zip(own[p.name].split([size_of(w, sizes) for _, w in p.rows]), p.rows, strict=True):
-                biases[name] = biases[name] + part if name in biases else part
-        weights = {p.name: own[p.name] for p in self.layout.of_kind("weight")}
-        if x.dim() == 2:
-            x = one_hot(x, sizes["input"]).to(self.any_weight)
-        evaluator = Evaluator(self.training, maps, biases, weights, {**sizes, "rows": x.shape[1]}, seed, x)
-        states = [
-            x.new_zeros(x.shape[1], size_of(w, sizes)) if s is None else s[0]
-            for s, w in zip(starts, self._state_widths, strict=True)
-        ]
-        output, ends = run_reference(self.cell, evaluator, x, states, call.lengths, direction == 1)
-        return output, [e.unsqueeze(0) for e in ends]
 
 
 def _input_product(x: Tensor, matrix: Tensor) -> Tensor:

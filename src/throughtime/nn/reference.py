@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import linear, one_hot
 
+from throughtime.nn.kernels import size_of
 from throughtime.symbolic import language, noise
 from throughtime.symbolic.language import Cell
+from throughtime.symbolic.program import matrix_name
+
+if TYPE_CHECKING:
+    from throughtime.nn.recurrent import Recurrent
 
 
 @dataclass
 class Evaluator:
-    """Meaning of a step's words on tensors [B, width]. `maps`: (affine, position) -> matrix; `biases`: affine -> vector."""
+    """Meaning of a step's words on tensors [B, width]; `maps`: (affine, position) -> matrix, `biases`: affine -> vector."""
 
     training: bool
     maps: Mapping[tuple[str, int], Tensor]
@@ -63,7 +68,10 @@ def run_reference(
             evaluator.step = t
             new = cell.step(x[t], *states)
             new = list(new) if isinstance(new, tuple) else [new]
-            new = [n.expand_as(s) if isinstance(n, Tensor) else torch.full_like(s, n) for n, s in zip(new, states, strict=True)]
+            new = [
+                n.expand_as(s) if isinstance(n, Tensor) else torch.full_like(s, n)
+                for n, s in zip(new, states, strict=True)
+            ]
             if lengths is None:
                 states = new
                 outputs[t] = new[0]
@@ -72,3 +80,40 @@ def run_reference(
                 states = [torch.where(active, n, s) for n, s in zip(new, states, strict=True)]
                 outputs[t] = torch.where(active, new[0], torch.zeros_like(new[0]))
     return torch.stack([outputs[t] for t in steps]), states
+
+
+def reference_layer(
+    layer: Recurrent,
+    x: Tensor,
+    starts: list[Tensor | None],
+    lengths: Tensor | None,
+    level: int,
+    direction: int,
+    seed: int,
+) -> tuple[Tensor, list[Tensor]]:
+    """One layer in one direction: x [T, B, I] or word numbers [T, B], starts [1, B, width] -> output [T, B, H], final
+    states [1, B, width]."""
+    sizes = layer.sizes(level)
+    own = layer.own_parameters(level, direction)
+    equation = layer.equations[False]
+    maps: dict[tuple[str, int], Tensor] = {}
+    for a in equation.affines:
+        for k, v in enumerate(a.vectors):
+            name, block = ("weight_ih", a.name) if v is equation.input else layer.layout.places[matrix_name(a.name, k)]
+            first = layer.layout[name].first_row(block, sizes)
+            maps[a.name, k] = own[name][first : first + size_of(a.width, sizes)]
+    biases: dict[str, Tensor] = {}
+    for p in layer.layout.of_kind("bias"):
+        for name, width in p.rows:
+            part = own[p.name].narrow(0, p.first_row(name, sizes), size_of(width, sizes))
+            biases[name] = biases[name] + part if name in biases else part
+    weights = {p.name: own[p.name] for p in layer.layout.of_kind("weight")}
+    if x.dim() == 2:
+        x = one_hot(x, sizes["input"]).to(layer.any_weight)
+    evaluator = Evaluator(layer.training, maps, biases, weights, {**sizes, "rows": x.shape[1]}, seed, x)
+    states = [
+        x.new_zeros(x.shape[1], size_of(w, sizes)) if s is None else s[0]
+        for s, w in zip(starts, layer.state_widths, strict=True)
+    ]
+    output, ends = run_reference(layer.cell, evaluator, x, states, lengths, direction == 1)
+    return output, [e.unsqueeze(0) for e in ends]

@@ -23,7 +23,9 @@ def check_options(
         if value <= 0:
             raise ValueError(f"{name} must be greater than zero, got {value}")
     if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
-        raise ValueError(f"dropout should be a number in range [0, 1], the probability of dropping a number, got {dropout!r}")
+        raise ValueError(
+            f"dropout should be a number in range [0, 1], the probability of dropping a number, got {dropout!r}"
+        )
     if recompute is not None and (type(recompute) is not int or recompute < 1):
         raise ValueError(f"recompute should be None or a number of steps above 0, got {recompute!r}")
     if backend not in ("compiled", "reference"):
@@ -66,7 +68,9 @@ def prepare(layer: Recurrent, input: Any, state: Any, lengths: Any) -> Call:
                 f"input.size(-1) must be equal to input_size. Expected {layer.input_size}, got {x.shape[2]}"
             )
         if x.dtype != weight.dtype:
-            raise ValueError(f"input has dtype {x.dtype} but the layer's weights are {weight.dtype}: convert one with .to()")
+            raise ValueError(
+                f"input has dtype {x.dtype} but the layer's weights are {weight.dtype}: convert one with .to()"
+            )
     elif x.numel() and not 0 <= int(x.min()) <= int(x.max()) < layer.input_size:
         raise IndexError(
             f"word numbers must lie in [0, {layer.input_size}), the vocabulary, got {int(x.min())} to {int(x.max())}"
@@ -74,7 +78,9 @@ def prepare(layer: Recurrent, input: Any, state: Any, lengths: Any) -> Call:
     if x.device != weight.device:
         raise RuntimeError(f"input is on {x.device} but the layer is on {weight.device}: move one with .to()")
     if layer.backend == "compiled" and x.device.type != "cpu":
-        raise NotImplementedError(f'the compiled backend works on the CPU, the input is on {x.device}: use backend="reference" there')
+        raise NotImplementedError(
+            f'the compiled backend works on the CPU, the input is on {x.device}: use backend="reference" there'
+        )
     if x.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     checked = _lengths(lengths, x)
@@ -97,10 +103,15 @@ def _lengths(lengths: Any, x: Tensor) -> Tensor | None:
     if lengths.numel() and (lengths.dtype.is_floating_point or lengths.dtype == torch.bool):
         raise TypeError(f"lengths must be whole numbers, got {lengths.dtype}")
     if lengths.shape != (rows,):
-        raise ValueError(f"lengths must have one number for each of the {rows} sequences, got the shape {tuple(lengths.shape)}")
+        raise ValueError(
+            f"lengths must have one number for each of the {rows} sequences, got the shape {tuple(lengths.shape)}"
+        )
     if rows and not 0 <= int(lengths.min()) <= int(lengths.max()) <= steps:
-        raise ValueError(f"lengths must lie in [0, {steps}], the time steps given, got {int(lengths.min())} to {int(lengths.max())}")
-    return lengths.to(device=x.device, dtype=torch.int64).contiguous()
+        raise ValueError(
+            f"lengths must lie in [0, {steps}], the time steps given, got {int(lengths.min())} to {int(lengths.max())}"
+        )
+    checked: Tensor = lengths.to(device=x.device, dtype=torch.int64).contiguous()
+    return checked
 
 
 def _states(layer: Recurrent, state: Any, rows: int, batched: bool) -> tuple[list[Tensor | None], bool]:

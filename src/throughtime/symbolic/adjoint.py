@@ -37,7 +37,8 @@ class MatrixGradient:
 class Adjoint:
     """A recurrence's forward pass with what it keeps, and its backward pass.
 
-    `backward` reads `d_<array>` for every array that `forward` was given to write, `d_<sum>` per row for every sum, and what was kept.
+    `backward` reads `d_<array>` for every array that `forward` was given to write, `d_<sum>` per row for every sum, and
+    what was kept.
     Its carries are the adjoints of the forward's carries. It writes `d_<array>` for every array the forward reads per
     time step, and `delta` for error terms of products that are in no such array. Its sums are the gradients of what the
     forward reads per unit or per row.
@@ -88,7 +89,6 @@ def adjoint(recurrence: Recurrence) -> Adjoint:
     """Derives the backward pass; error enters through everything that `recurrence` writes, sums and carries."""
     forward = _copied(recurrence)
     nodes = forward.nodes
-    graph = forward.graph
     carried, entering, adjoints = _propagate(forward, nodes)
 
     roots = [adjoints.of(c.seen) for c in forward.carries] + [adjoints.of(r.node) for r in forward.reads]
@@ -155,9 +155,7 @@ def _copied(recurrence: Recurrence) -> Recurrence:
     )
 
 
-def _propagate(
-    forward: Recurrence, nodes: list[Node]
-) -> tuple[list[tuple[Node, str]], list[Read], _Adjoints]:
+def _propagate(forward: Recurrence, nodes: list[Node]) -> tuple[list[tuple[Node, str]], list[Read], _Adjoints]:
     """Walks the step backwards. Returns the adjoint carries, the cotangents read, and every value's adjoint."""
     graph = forward.graph
     adjoints = _Adjoints(graph)

@@ -50,8 +50,8 @@ def _none(y: Node, *args: Any) -> tuple[None, ...]:
     return (None,) * (len(args) - 1)
 
 
+# fmt: off
 _ROWS = [
-    # fmt: off
     Operation("add", lambda y, a, b, g: (g, g), "({0} + {1})", "{0} + {1}", "add", "add", "vv", fold=lambda a, b: a + b),
     Operation("sub", lambda y, a, b, g: (g, -g), "({0} - {1})", "{0} - {1}", "sub", "subtract", "vv", fold=lambda a, b: a - b),
     Operation("mul", lambda y, a, b, g: (g * b, g * a), "({0} * {1})", r"{0} \odot {1}", "mul", "multiply", "vv", fold=lambda a, b: a * b),
@@ -81,8 +81,8 @@ _ROWS = [
     Operation("both", _none, "({0} & {1})", r"{0} \wedge {1}", "logical_and", "logical_and", "bb", boolean=True),
     Operation("either", _none, "({0} | {1})", r"{0} \vee {1}", "logical_or", "logical_or", "bb", boolean=True),
     Operation("negate", _none, "(~{0})", r"\neg {0}", "logical_not", "logical_not", "b", boolean=True),
-    # fmt: on
 ]
+# fmt: on
 OPERATIONS: dict[str, Operation] = {row.name: row for row in _ROWS}
 
 
@@ -122,7 +122,7 @@ def apply(name: str, *values: Any) -> Any:
         )
         if name == "surrogate":
             return values[0].detach() + (values[1] - values[1].detach())  # the second term is 0 exactly
-        function = torch
+        function: Any = torch
         for part in row.torch.split("."):
             function = getattr(function, part)
         return function(*values)
@@ -261,8 +261,10 @@ def hard_sigmoid(v: Any) -> Any:
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     f.__name__: f
-    for f in (tanh, relu, sigmoid, identity, leaky_relu, elu, selu, gelu, silu, softplus, softsign)
-    + (hard_tanh, hard_sigmoid, sin)
+    for f in (
+        *(tanh, relu, sigmoid, identity, leaky_relu, elu, selu, gelu, silu, softplus, softsign),
+        *(hard_tanh, hard_sigmoid, sin),
+    )
 }
 
 

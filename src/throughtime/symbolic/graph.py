@@ -1,7 +1,7 @@
 """Expressions as a small ordered graph: every value of a step is one node, equal values are the same node.
 
-Nodes keep the order in which the author wrote them, so that everything derived from a graph (source text, formulas,
-cache keys) is the same byte for byte in every process.
+Nodes keep the order in which the author wrote them, so that everything derived from a graph (source text,
+formulas, cache keys) is the same byte for byte in every process.
 """
 
 from __future__ import annotations
@@ -14,26 +14,34 @@ from typing import Any, NoReturn
 from throughtime.symbolic.quoting import given, operand, quote, text
 
 Width = str | int
-"""How many numbers a value has for each sequence: a symbol ("input", "hidden"), a fixed number, or 1 (one per sequence)."""
+"""How many numbers a value has for each sequence: "input", "hidden", a number, or 1 (one per sequence)."""
 
 LEAVES = frozenset({"const", "input", "state", "read", "carry", "weight", "time", "size", "noise"})
 
 
 class EquationError(ValueError):
-    """An equation says something that cannot be meant; the message quotes it and says what to write instead."""
+    """An equation says what cannot be meant; the message quotes it and says what to write instead."""
 
 
 class Node:
     """One value: an operation applied to other values. Made by `Graph.node`, which makes each only once.
 
-    `label` is the name the author gave it in the step, if any; it shows in generated text and names what is kept.
+    `label` is the name the author gave it in the step, if any; it shows in generated text and names what is
+    kept.
     """
 
     __slots__ = ("args", "boolean", "data", "graph", "index", "label", "op", "width")
     __array_ufunc__ = None  # a NumPy number times a value is the value's own operation
 
     def __init__(
-        self, graph: Graph, index: int, op: str, args: tuple[Node, ...], data: Any, width: Width, boolean: bool
+        self,
+        graph: Graph,
+        index: int,
+        op: str,
+        args: tuple[Node, ...],
+        data: Any,
+        width: Width,
+        boolean: bool,
     ) -> None:
         self.graph, self.index, self.op, self.args = graph, index, op, args
         self.data, self.width, self.boolean = data, width, boolean
@@ -90,12 +98,14 @@ class Node:
 
     def __matmul__(self, other: Any) -> NoReturn:
         raise EquationError(
-            f'"{operand(self)} @ {operand(other)}" is not in the language: write affine(name, vector) for a learned matrix'
+            f'"{operand(self)} @ {operand(other)}" is not in the language: '
+            "write affine(name, vector) for a learned matrix"
         )
 
     def __rmatmul__(self, other: Any) -> NoReturn:
         raise EquationError(
-            f'"{operand(other)} @ {operand(self)}" is not in the language: write affine(name, vector) for a learned matrix'
+            f'"{operand(other)} @ {operand(self)}" is not in the language: '
+            "write affine(name, vector) for a learned matrix"
         )
 
     def __eq__(self, other: object) -> bool:
@@ -110,7 +120,9 @@ class Node:
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("_"):
             raise AttributeError(name)
-        raise EquationError(f'"{operand(self)}.{name}" is not in the language: write a function of throughtime, such as tanh(v)')
+        raise EquationError(
+            f'"{operand(self)}.{name}" is not in the language: write a function of throughtime, such as tanh(v)'
+        )
 
     def __gt__(self, other: Any) -> Node:
         return self.graph.apply("greater", self, other)
@@ -135,8 +147,8 @@ class Node:
 
     def __bool__(self) -> bool:
         raise EquationError(
-            f'"{quote(self)}" has no single truth value while the equation is read, so a Python if, while, and, or '
-            "cannot depend on it: write where(condition, a, b), and & | ~ between conditions"
+            f'"{quote(self)}" has no single truth value while the equation is read, so a Python if, while, '
+            "and, or cannot depend on it: write where(condition, a, b), and & | ~ between conditions"
         )
 
     def __len__(self) -> int:
@@ -146,7 +158,9 @@ class Node:
         raise EquationError(f'"{quote(self)}" cannot be taken apart: an equation speaks of whole vectors')
 
     def __getitem__(self, key: Any) -> Node:
-        raise EquationError(f'"{operand(self)}[{given(key)}]" is not in the language: an equation speaks of whole vectors')
+        raise EquationError(
+            f'"{operand(self)}[{given(key)}]" is not in the language: an equation speaks of whole vectors'
+        )
 
 
 class Graph:
@@ -182,7 +196,8 @@ class Graph:
             return value
         if isinstance(value, bool) or not isinstance(value, Real):
             raise EquationError(
-                f"{where} was given {given(value)} ({type(value).__name__}), where a value of the equation or a number is expected"
+                f"{where} was given {given(value)} ({type(value).__name__}), "
+                "where a value of the equation or a number is expected"
             )
         return self.const(float(value))
 
@@ -217,7 +232,7 @@ class Graph:
 
 
 def _identity(op: str, args: tuple[Node, ...]) -> Node | None:
-    """x + 0, x - 0, x * 1, x / 1 and 1 * x are x itself; nothing that could change a NaN or a sign of zero's meaning."""
+    """x + 0, x - 0, x * 1, x / 1 and 1 * x are x itself; nothing that could change a NaN."""
 
     def is_const(node: Node, value: float) -> bool:
         return node.op == "const" and node.data == value
@@ -250,8 +265,19 @@ def reachable(roots: Iterable[Node]) -> list[Node]:
     return sorted(found, key=lambda n: n.index)
 
 
+def structure(roots: Iterable[Node]) -> tuple[object, ...]:
+    """What the roots are, apart from names and numbering: equal where two graphs compute the same in the same way."""
+    listed = list(roots)
+    number: dict[int, int] = {}
+    rows = []
+    for node in reachable(listed):
+        number[node.index] = len(number)
+        rows.append((node.op, tuple(number[a.index] for a in node.args), node.data, node.width))
+    return (*rows, tuple(number[r.index] for r in listed))
+
+
 def rebuild(roots: Iterable[Node], target: Graph, replace: Mapping[int, Node]) -> dict[int, Node]:
-    """Copies what the roots need into `target`; a node whose index is in `replace` becomes that node instead."""
+    """Copies what the roots need into `target`; a node whose index is in `replace` becomes that one."""
     made: dict[int, Node] = dict(replace)
     stack = [(r, False) for r in reversed(list(roots))]
     while stack:

@@ -79,7 +79,7 @@ def affine(name: str, *vectors: Any, size: Any = "hidden", bias: bool = True, sh
 
 
 def weight(name: str, like: Any = "hidden", init: float = 0.0) -> Any:
-    """A learned vector with one number for each unit (a peephole, a gain); `like` is its width or a vector of that width."""
+    """A learned vector with one number for each unit (a peephole, a gain); `like`: its width or a vector of it."""
     return _current("weight").weight(name, like, init)
 
 
@@ -114,7 +114,7 @@ def total(v: Any) -> Any:
 def size(v: Any) -> Any:
     """The number of units of a vector."""
     if isinstance(v, Node):
-        return v.graph.const(1) if v.width == 1 else width_number(v.width)
+        return 1 if v.width == 1 else width_number(v.width)
     return v.shape[-1]
 
 
@@ -143,7 +143,10 @@ def dropout(name: str, v: Any, p: float, fixed: bool = True) -> Any:
 
 
 def zoneout(name: str, old: Any, new: Any, p: float) -> Any:
-    """Each unit keeps its old value with probability p, in evaluation its mean. Krueger et al. 2017, arXiv:1606.01305."""
+    """Each unit keeps its old value with probability p, in evaluation its mean.
+
+    Krueger et al. 2017, arXiv:1606.01305.
+    """
     if not training():
         return p * old + (1 - p) * new
     return where(noise(name, new) >= p, new, old)

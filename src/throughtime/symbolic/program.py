@@ -20,7 +20,7 @@ from throughtime.symbolic.graph import Graph, Node, Width, reachable, rebuild
 
 @dataclass(frozen=True)
 class Read:
-    """Column block `name` of the array `array`. `per` says what it varies with: "time" [T, B, W], "row" [B, W], "unit" [W]."""
+    """Column block `name` of the array `array`. `per`: "time" [T, B, W], "row" [B, W] or "unit" [W]."""
 
     array: str
     name: str
@@ -95,14 +95,12 @@ def matrix_name(affine: str, position: int) -> str:
     return f"{affine}.{position}"
 
 
-def lower(
-    equation: Equation, input_order: tuple[str, ...], bias_blocks: tuple[tuple[str, str], ...]
-) -> Recurrence:
+def lower(equation: Equation, input_order: tuple[str, ...], bias_blocks: tuple[tuple[str, str], ...]) -> Recurrence:
     """The forward pass of a cell, without saved values.
 
     Reads: the array `net`, with W x of every affine map that is given x (blocks in `input_order`); the array `bias`
-    (`bias_blocks`: in column order, each block's name and the affine map it is added to); `x` itself where the equation uses it otherwise; each per-unit
-    weight. Carries the states. Writes `out`, the first state.
+    (`bias_blocks`: in column order, each block's name and the affine map it is added to);
+    `x` itself where the equation uses it otherwise; each per-unit weight. Carries the states. Writes `out`, the first state.
     """
     graph = Graph(OPERATIONS)
     reads: dict[str, Read] = {}

@@ -56,7 +56,7 @@ def quote(node: Node, most: int = 160) -> str:
 
 
 def operand(value: Any) -> str:
-    """One side of an operator: a value of the equation, in parentheses if it needs them, or what stood there instead."""
+    """One side of an operator: a value, in parentheses if it needs them, or what stood there instead."""
     if not hasattr(value, "args"):
         return given(value)
     written = text(value, 3, 3)

@@ -1,10 +1,12 @@
-"""A cell's program as text: written to a file with the weights, read back where the cell's Python code is not.
+"""A cell's program as text: written with the weights, read back where the cell's Python code is not.
 
-The text is JSON with one value of the step per line, so that it can be read and compared. Reading it runs no code.
+The text is JSON with one value of the step per line, so that it can be read and compared. Reading it runs no
+code: every line is checked against the table of operations before anything is made of it.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from typing import Any
@@ -14,13 +16,14 @@ from throughtime.symbolic.equation import Equation, trace
 from throughtime.symbolic.functions import OPERATIONS
 from throughtime.symbolic.graph import EquationError, Node, Width, reachable
 from throughtime.symbolic.language import Cell
+from throughtime.symbolic.quoting import given
 
 FORMAT = "throughtime cell 1"
+MODES = ("evaluation", "training")
 
 
 def save_cell(cell: Cell) -> str:
     """The cell as text: its steps in training and in evaluation, and its table of rows."""
-    modes = {mode: _written(trace(cell, mode == "training")) for mode in ("evaluation", "training")}
     head: dict[str, Any] = {
         "format": FORMAT,
         "name": cell.name,
@@ -30,14 +33,16 @@ def save_cell(cell: Cell) -> str:
         "state_widths": dict(cell.state_widths),
     }
     lines = [f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in head.items()]
-    for mode, (names, values, results) in modes.items():
+    for mode in MODES:
+        names, values, results = _written(trace(cell, mode == "training"))
+        given = f'"values_given": {json.dumps(names)}, "returns": {json.dumps(results)}'
         listed = ",\n  ".join(json.dumps(v, ensure_ascii=False) for v in values)
-        lines.append(f'"{mode}": {{"values_given": {json.dumps(names)}, "returns": {json.dumps(results)}, "steps": [\n  {listed}]}}')
+        lines.append(f'"{mode}": {{{given}, "steps": [\n  {listed}]}}')
     return "{" + ",\n".join(lines) + "}\n"
 
 
 def _written(equation: Equation) -> tuple[list[str], list[list[Any]], list[int]]:
-    """Names of what the step is given, its values as [operation, arguments, data, width, label], and what it returns."""
+    """What the step is given, its values as [operation, arguments, data, width, label], what it returns."""
     given = [equation.input, *(s.seen for s in equation.states)]
     number = {node.index: k for k, node in enumerate(given)}
     weights = {w.name: w for w in equation.weights}
@@ -57,15 +62,99 @@ def load_cell(text: str) -> Cell:
     """The cell that `save_cell` wrote. Raises EquationError if the text is damaged or of another format."""
     try:
         content = json.loads(text)
-        if content["format"] != FORMAT:
-            raise EquationError(f"the cell's text has the format {content['format']!r}, where {FORMAT!r} is expected")
-        cell = StoredCell(content)
-        trace(cell)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        if isinstance(error, EquationError) and "format" in str(error):
-            raise
-        raise EquationError(f"the cell's text cannot be read ({type(error).__name__}: {error}): it is damaged or no cell's text") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise EquationError(f"the cell's text cannot be read ({error}): it is damaged or no cell's text") from None
+    _check(isinstance(content, dict) and "format" in content, "it has no format")
+    if content["format"] != FORMAT:
+        raise EquationError(f"the cell's text has the format {given(content['format'])}, where {FORMAT!r} is expected")
+    _check_head(content)
+    cell = StoredCell(content)
+    for mode in MODES:
+        trace(cell, mode == "training")
     return cell
+
+
+def _check(holds: object, what: str) -> None:
+    if not holds:
+        raise EquationError(f"the cell's text cannot be read ({what}): it is damaged or no cell's text")
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value.isidentifier()
+
+
+def _check_head(content: dict[str, Any]) -> None:
+    """Everything that is not JSON's own matter: each field's kind, and each step against the table."""
+    _check(_is_name(content.get("name")), "it has no name")
+    for field in ("gates", "recurrent_gates"):
+        names = content.get(field)
+        _check(isinstance(names, list) and all(_is_name(n) for n in names), f"{field} is no list of names")
+    _check(type(content.get("biases")) is int, "biases is no number")
+    widths = content.get("state_widths")
+    _check(isinstance(widths, dict) and all(map(_is_plain, widths.values())), "state_widths is no table")
+    for mode in MODES:
+        stored: Any = content.get(mode)
+        _check(isinstance(stored, dict), f"it has no steps for {mode}")
+        _check_steps(stored)
+    _check(len({tuple(content[mode]["values_given"]) for mode in MODES}) == 1, "its states have several names")
+
+
+def _check_steps(stored: dict[str, Any]) -> None:
+    names, steps, returns = (stored.get(k, []) for k in ("values_given", "steps", "returns"))
+    _check(isinstance(names, list) and len(names) > 1 and all(map(_is_name, names)), "it names no states")
+    _check(len(set(names)) == len(names), "two states have one name")
+    _check(isinstance(steps, list) and isinstance(returns, list), "it has no steps")
+    known = len(names)
+    for step in steps:
+        _check(isinstance(step, list) and len(step) == 5, f"{given(step)} is no step")
+        op, args, data, width, label = step
+        _check(isinstance(op, str) and (op in OPERATIONS or op in _ARGUMENTS), f"no operation {given(op)}")
+        expected = OPERATIONS[op].arity if op in OPERATIONS else _ARGUMENTS[op]
+        _check(isinstance(args, list) and all(type(a) is int and 0 <= a < known for a in args), given(step))
+        _check(expected is None or len(args) == expected, f"{given(step)} has the wrong number of arguments")
+        _check(_is_plain(width) and (label is None or _is_name(label)), given(step))
+        _check(_DATA.get(op, _is_none)(data), f"{given(step)} has the wrong data")
+        known += 1
+    _check(len(returns) == len(names) - 1, "it returns another number of states than it takes")
+    _check(all(type(r) is int and 0 <= r < known for r in returns), "it returns what it does not make")
+
+
+def _is_none(data: object) -> bool:
+    return data is None
+
+
+def _is_plain(data: object) -> bool:
+    """A width, as far as JSON can say."""
+    return isinstance(data, str) or type(data) is int
+
+
+def _is_number(data: object) -> bool:
+    return type(data) in (int, float) and data == data
+
+
+def _is_pair(data: object) -> bool:
+    return isinstance(data, list) and len(data) == 2 and _is_name(data[0])
+
+
+_ARGUMENTS = {
+    "const": 0,
+    "weight": 0,
+    "noise": 0,
+    "time": 0,
+    "size": 0,
+    "total": 1,
+    "spread": 1,
+    "affine": None,
+}
+"""How many arguments the operations have that are not in the table; None: any number."""
+_DATA: dict[str, Callable[[Any], bool]] = {
+    "const": _is_number,
+    "affine": lambda d: _is_pair(d) and isinstance(d[1], bool),
+    "noise": lambda d: _is_pair(d) and isinstance(d[1], bool),
+    "weight": lambda d: _is_pair(d) and _is_number(d[1]),
+    "size": _is_plain,
+}
+"""What the data of an operation must be; nothing, where it is not listed."""
 
 
 class StoredCell(Cell):
@@ -75,20 +164,19 @@ class StoredCell(Cell):
         self._content = content
         self.gates = tuple(content["gates"])  # type: ignore[misc]
         self.recurrent_gates = tuple(content["recurrent_gates"])  # type: ignore[misc]
-        self.biases = int(content["biases"])  # type: ignore[misc]
+        self.biases = content["biases"]  # type: ignore[misc]
         self.state_widths = content["state_widths"]  # type: ignore[misc]
-        names = content["evaluation"]["values_given"]
-        if not all(n.isidentifier() for n in names):
-            raise EquationError(f"the states' names {names} are no names")
-        self.step = _with_signature(self._run, names)
+        self.step = _with_signature(self._run, content["evaluation"]["values_given"])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StoredCell, (self._content,)
 
     @property
     def name(self) -> str:
         return str(self._content["name"])
 
     def _run(self, *given: Any) -> Any:
-        mode = "training" if language.training() else "evaluation"
-        stored = self._content[mode]
+        stored = self._content["training" if language.training() else "evaluation"]
         values = list(given)
         for op, args, data, width, label in stored["steps"]:
             value = _value(op, [values[a] for a in args], data, width)
@@ -101,7 +189,6 @@ class StoredCell(Cell):
 
 def _with_signature(run: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
     """`run` with the stored names as parameters, which tell the tracer the states."""
-    import inspect
 
     def step(*values: Any) -> Any:
         return run(*values)
@@ -112,22 +199,23 @@ def _with_signature(run: Callable[..., Any], names: list[str]) -> Callable[..., 
 
 
 def _value(op: str, args: list[Any], data: Any, width: Width) -> Any:
-    if op == "const":
-        return float(data)
-    if op == "affine":
-        return language.affine(data[0], *args, size=width, bias=bool(data[1]), shared=True)
-    if op == "weight":
-        return language.weight(data[0], width, data[1])
-    if op == "noise":
-        return language.noise(data[0], width, bool(data[1]))
-    if op == "time":
-        return language.time()
-    if op == "size":
-        return language.width_number(width if data is None else data)
-    if op == "total":
-        return language.total(args[0])
-    if op == "spread":
-        return args[0]
-    if op not in OPERATIONS:
-        raise EquationError(f"the operation {op!r} is not in the language")
+    match op:
+        case "const":
+            return float(data)
+        case "affine":
+            return language.affine(data[0], *args, size=width, bias=data[1], shared=True)
+        case "weight":
+            return language.weight(data[0], width, data[1])
+        case "noise":
+            return language.noise(data[0], width, data[1])
+        case "time":
+            return language.time()
+        case "size":
+            return language.width_number(data)
+        case "total":
+            return language.total(args[0])
+        case "spread":
+            return args[0]
+    if all(isinstance(a, float) for a in args):
+        raise EquationError(f"the cell's text applies {op} to numbers only: it is damaged or no cell's text")
     return functions.apply(op, *args)

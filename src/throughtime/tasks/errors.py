@@ -30,3 +30,11 @@ class Interrupted(CommandError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def library_errors() -> tuple[type[Exception], ...]:
+    """The package's own errors, with messages for people: a bad equation, no compiler, a failed one."""
+    from throughtime.runtime import CompileError, CompilerNotFound
+    from throughtime.symbolic.graph import EquationError
+
+    return EquationError, CompileError, CompilerNotFound

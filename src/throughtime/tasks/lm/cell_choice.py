@@ -66,7 +66,7 @@ def _line_in(path: Path, error: Exception) -> str:
         return f" in line {error.lineno}"
     trace, line = error.__traceback__, ""
     while trace is not None:
-        if Path(trace.tb_frame.f_code.co_filename) == path:
+        if Path(trace.tb_frame.f_code.co_filename).resolve() == path.resolve():
             line = f" in line {trace.tb_lineno}"
         trace = trace.tb_next
     return line

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from throughtime.tasks.errors import Failure, UsageError
+from throughtime.tasks.lm.places import check_out, locked, new_folder
 from throughtime.tasks.lm.resolve import check, resolve, resumed
 from throughtime.tasks.lm.settings import EvalSettings, SampleSettings, TrainSettings
 
@@ -27,11 +28,13 @@ def train(settings: TrainSettings, parse: Callable[[TrainSettings], TrainSetting
     if settings.resume is not None:
         _continue(settings.resume, parse)
     else:
+        check_out(settings.out)
         _start(settings)
 
 
 def sample(settings: SampleSettings) -> None:
     """`throughtime sample`: text to the standard output, everything else to the standard error."""
+    from throughtime.tasks.lm.kernels import listening
     from throughtime.tasks.lm.report import visible, warn
     from throughtime.tasks.lm.run import Run
     from throughtime.tasks.lm.sampling import Choice, generate, unknown_in, until
@@ -58,9 +61,10 @@ def sample(settings: SampleSettings) -> None:
     before = vocabulary.split(prime)[-1:] if vocabulary.unit == "word" else []
     safe = visible if sys.stdout.isatty() else str
     sys.stdout.write(safe(prime))
-    for piece in until(vocabulary.stream(numbers, before[0] if before else None), settings.stop):
-        sys.stdout.write(safe(piece))
-        sys.stdout.flush()
+    with listening(warn, []):
+        for piece in until(vocabulary.stream(numbers, before[0] if before else None), settings.stop):
+            sys.stdout.write(safe(piece))
+            sys.stdout.flush()
     sys.stdout.write("\n")
 
 
@@ -68,7 +72,8 @@ def evaluate(settings: EvalSettings) -> None:
     """`throughtime eval`: one line for each figure."""
     from throughtime.tasks.lm.corpus import load_text
     from throughtime.tasks.lm.evaluation import evaluate as score_of
-    from throughtime.tasks.lm.report import Screen
+    from throughtime.tasks.lm.kernels import listening
+    from throughtime.tasks.lm.report import Screen, warn
     from throughtime.tasks.lm.run import Run
 
     if not settings.data:
@@ -79,7 +84,8 @@ def evaluate(settings: EvalSettings) -> None:
     text = load_text(settings.data, vocabulary, settings.errors, by_line)
     if not len(text.ids):
         raise Failure(f"{', '.join(settings.data)}: no {vocabulary.unit} in this text")
-    score = score_of(model, text, vocabulary, by_line)
+    with listening(warn, []):
+        score = score_of(model, text, vocabulary, by_line)
     Screen().facts(
         [
             ("loss", f"{score.loss:.4f} nats per {vocabulary.unit}"),
@@ -105,7 +111,7 @@ def _start(settings: TrainSettings) -> None:
     from throughtime.tasks.lm.cell_choice import choose_cell
     from throughtime.tasks.lm.model import LanguageModel, Shape
     from throughtime.tasks.lm.report import Screen
-    from throughtime.tasks.lm.run import FORMAT, Run, locked, new_folder, versions
+    from throughtime.tasks.lm.run import Run, new_config
     from throughtime.tasks.lm.session import Session, first_screen
 
     cell = choose_cell(settings.cell)
@@ -113,27 +119,14 @@ def _start(settings: TrainSettings) -> None:
     torch.manual_seed(resolved.seed)
     assert resolved.embedding is not None
     shape = Shape(corpus.vocabulary.size, resolved.embedding, resolved.hidden, resolved.dropout)
-    model = LanguageModel(cell, shape)
+    model = _built(lambda: LanguageModel(cell, shape))
     model.start_from_frequencies(torch.from_numpy(corpus.training.ids).bincount(minlength=shape.units))
+    screen = Screen()
+    first_screen(screen, corpus, resolved, notes, guide, model)
     folder = new_folder(settings.out)
     with locked(folder):
-        screen = Screen()
-        first_screen(screen, corpus, resolved, notes, guide, model)
-        config = {
-            "format": FORMAT,
-            "task": "lm",
-            "settings": asdict(resolved),
-            "shape": asdict(shape),
-            "data": {
-                "source": corpus.source,
-                "files": corpus.files,
-                "split": corpus.split,
-                "training_characters": corpus.training.characters,
-                "held_out_characters": corpus.held_out.characters,
-                "sha256": corpus.fingerprint,
-            },
-            "versions": versions(),
-        }
+        check_out(settings.out)  # another training may have begun, and ended, there meanwhile
+        config = new_config(asdict(resolved), asdict(shape), corpus)
         run = Run.create(folder, config, corpus.vocabulary, save_cell(cell))
         session = Session(run, corpus, resolved, model, guide, screen)
         session.begin()
@@ -144,7 +137,7 @@ def _continue(given: str, parse: Callable[[TrainSettings], TrainSettings]) -> No
     from throughtime.tasks.lm.baselines import baselines
     from throughtime.tasks.lm.corpus import load_corpus
     from throughtime.tasks.lm.report import Screen
-    from throughtime.tasks.lm.run import Run, json_bytes, locked
+    from throughtime.tasks.lm.run import Run, json_bytes
     from throughtime.tasks.lm.session import Session, first_screen
 
     folder = Path(given)
@@ -161,6 +154,17 @@ def _continue(given: str, parse: Callable[[TrainSettings], TrainSettings]) -> No
         run.config["settings"] = asdict(settings)
         run.publish("config.json", json_bytes(run.config))
         session.train()
+
+
+def _built(build: Callable[[], LanguageModel]) -> LanguageModel:
+    """The model, or one sentence when it is too large for this machine."""
+    try:
+        return build()
+    except (RuntimeError, MemoryError) as error:
+        if "allocate memory" in str(error) or isinstance(error, MemoryError):
+            advice = "give smaller --hidden, --layers or --embedding"
+            raise Failure(f"the model does not fit into memory: {advice}") from error
+        raise
 
 
 def _same_text(run: Run, corpus: Corpus) -> None:

@@ -11,6 +11,8 @@ from rich.text import Text
 
 from throughtime.tasks.lm.training import Measures
 
+NAME_WIDTH = 9  # of the names of facts, so that facts told at different times stand in one column
+
 
 def visible(text: str) -> str:
     """`text` with control characters made visible, so that a model cannot command the terminal."""
@@ -24,14 +26,14 @@ def progress_line(measures: Measures, unit: str, best: bool) -> str:
     parts = [
         f"step {measures.step:>6}",
         f"epoch {measures.epoch:5.2f}",
-        f"train {measures.training_loss:.4f}",
+        f"train {_nats(measures.training_loss)}",
     ]
     if measures.score is not None:
         score = measures.score
         parts += [
-            f"held-out {score.loss:.4f}",
+            f"held-out {_nats(score.loss)}",
             f"perplexity {score.perplexity:.4g}",
-            f"bits/char {score.bits_per_character:.4f}",
+            f"bits/char {_nats(score.bits_per_character)}",
         ]
     parts += [
         f"gradient {measures.gradient_norm:.3g} ({100 * measures.clipped:.0f} % clipped)",
@@ -39,6 +41,10 @@ def progress_line(measures: Measures, unit: str, best: bool) -> str:
         f"{measures.units_per_second:,.0f} {unit}s/s",
     ]
     return "  ".join(parts) + ("  best" if best else "")
+
+
+def _nats(value: float) -> str:
+    return f"{value:.4f}" if value < 1000 else f"{value:.4g}"
 
 
 class Screen:
@@ -59,7 +65,7 @@ class Screen:
 
     def facts(self, rows: Sequence[tuple[str, str]]) -> None:
         """Names and values, aligned."""
-        width = max(len(name) for name, _ in rows)
+        width = max(NAME_WIDTH, *(len(name) for name, _ in rows))
         for name, value in rows:
             self._console.print(Text(f"{name:<{width}}  ", "dim") + Text(visible(value)), soft_wrap=True)
 

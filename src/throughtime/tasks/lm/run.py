@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,12 @@ from throughtime.tasks.errors import Failure, UsageError
 from throughtime.tasks.files import (
     MANIFEST,
     digest,
-    exclusive,
-    explained,
     manifest_text,
     read_manifest,
     read_verified,
     write_atomic,
 )
+from throughtime.tasks.lm.corpus import Corpus
 from throughtime.tasks.lm.model import LanguageModel, Shape
 from throughtime.tasks.lm.vocabulary import Vocabulary
 
@@ -107,35 +105,18 @@ class Run:
         return model
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """No other training may write to this folder meanwhile."""
-    with exclusive(
-        folder / ".lock",
-        f"another training is writing to {folder}: wait for it, or give another folder with --out",
-    ):
-        yield
-
-
-def new_folder(wish: str | None) -> Path:
-    """Make the folder of a new run: the one wished for, which must be new or empty, or the next runs/lm-N."""
-    if wish is not None:
-        folder = Path(wish)
-        if folder.exists() and not folder.is_dir():
-            raise UsageError(f"--out {wish}: this is a file; give a new folder")
-        if folder.is_dir() and any(path.name != ".lock" for path in folder.iterdir()):
-            advice = f", or continue it with --resume {wish}" if (folder / MANIFEST).exists() else ""
-            raise UsageError(f"--out {wish}: this folder is not empty; give a new one{advice}")
-        with explained(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        return folder
-    number = 1
-    while True:
-        folder = Path("runs", "lm" if number == 1 else f"lm-{number}")
-        with explained(folder), suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            return folder
-        number += 1
+def new_config(settings: dict[str, Any], shape: dict[str, Any], corpus: Corpus) -> dict[str, Any]:
+    """config.json of a new run."""
+    data = {
+        "source": corpus.source,
+        "files": corpus.files,
+        "split": corpus.split,
+        "training_characters": corpus.training.characters,
+        "held_out_characters": corpus.held_out.characters,
+        "sha256": corpus.fingerprint,
+    }
+    facts = {"settings": settings, "shape": shape, "data": data, "versions": versions()}
+    return {"format": FORMAT, "task": "lm", **facts}
 
 
 def json_bytes(content: Mapping[str, Any]) -> bytes:

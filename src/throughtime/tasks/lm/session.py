@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
