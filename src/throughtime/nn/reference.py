@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Evaluator:
-    """Meaning of a step's words on tensors [B, width]; `maps`: (affine, position) -> matrix, `biases`: affine -> vector."""
+    """Meaning of a step's words on tensors [B, width]. `maps`: (affine, position) -> matrix; `biases`: by affine."""
 
     training: bool
     maps: Mapping[tuple[str, int], Tensor]

@@ -99,8 +99,8 @@ def lower(equation: Equation, input_order: tuple[str, ...], bias_blocks: tuple[t
     """The forward pass of a cell, without saved values.
 
     Reads: the array `net`, with W x of every affine map that is given x (blocks in `input_order`); the array `bias`
-    (`bias_blocks`: in column order, each block's name and the affine map it is added to);
-    `x` itself where the equation uses it otherwise; each per-unit weight. Carries the states. Writes `out`, the first state.
+    (`bias_blocks`: in column order, each block's name and the affine map it is added to); `x` itself where the equation
+    uses it otherwise; each per-unit weight. Carries the states. Writes `out`, the first state.
     """
     graph = Graph(OPERATIONS)
     reads: dict[str, Read] = {}
