@@ -55,17 +55,13 @@ def run(
     lengths = [steps] * batch if lengths is None else list(lengths)
     directions = ["", "_reverse"] if bidirectional else [""]
     final: list[list[list[Tensor]]] = [[] for _ in state]  # [states][L*D][B]
-    below = [
-        [x[t, b] for t in range(lengths[b])] for b in range(batch)
-    ]  # [B][length]: padding is never touched
+    below = [[x[t, b] for t in range(lengths[b])] for b in range(batch)]  # [B][length]: padding is never touched
     for layer in range(num_layers):
         outputs = []  # [D][B][length]
         for d, reverse in enumerate(directions):
             p = Parameters(parameters, f"_l{layer}{reverse}")
             row = layer * len(directions) + d
-            ends = [
-                _sequence(step, p, below[b], [s[row, b] for s in state], bool(reverse)) for b in range(batch)
-            ]
+            ends = [_sequence(step, p, below[b], [s[row, b] for s in state], bool(reverse)) for b in range(batch)]
             outputs.append([output for output, _ in ends])
             for k, of_state in enumerate(final):
                 of_state.append([last[k] for _, last in ends])
@@ -100,9 +96,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda v: v,
     "leaky_relu": lambda v: torch.where(v > 0, v, 0.01 * v),
     "elu": lambda v: torch.where(v > 0, v, torch.exp(v.clamp(max=0)) - 1),
-    "selu": lambda v: (
-        1.0507009873554805 * torch.where(v > 0, v, 1.6732632423543772 * (torch.exp(v.clamp(max=0)) - 1))
-    ),
+    "selu": lambda v: 1.0507009873554805 * torch.where(v > 0, v, 1.6732632423543772 * (torch.exp(v.clamp(max=0)) - 1)),
     "gelu": lambda v: v * (1 + torch.special.erf(v / math.sqrt(2))) / 2,
     "silu": lambda v: v / (1 + torch.exp(-v)),
     "softplus": lambda v: torch.log(1 + torch.exp(v)),

@@ -101,22 +101,15 @@ CELLS = {
 
 
 @pytest.mark.parametrize(("source", "sentence"), CELLS.items(), ids=CELLS)
-def test_a_file_with_a_broken_cell(
-    source: str, sentence: str, text: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_with_a_broken_cell(source: str, sentence: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.py").write_text(source + "\n")
     assert main(["train", "lm", text, "--cell", "mine.py:Mine", "--steps", "1"]) == 2
     assert sentence in capsys.readouterr().err
 
 
-def test_an_equation_that_cannot_be_is_told_without_a_traceback(
-    text: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_equation_that_cannot_be_is_told_without_a_traceback(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.py").write_text(
-        "import throughtime as tt\n"
-        "class Mine(tt.Cell):\n"
-        "    def step(self, x, h):\n"
-        "        return h if h > 0 else x\n"
+        "import throughtime as tt\nclass Mine(tt.Cell):\n    def step(self, x, h):\n        return h if h > 0 else x\n"
     )
     assert main(["train", "lm", text, "--cell", "mine.py:Mine", "--steps", "1"]) == 1
     told = capsys.readouterr().err

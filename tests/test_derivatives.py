@@ -77,10 +77,7 @@ def flows(name):
     """What the rule returns for symbols: the adjoint of every argument."""
     row = OPERATIONS[name]
     graph = Graph(OPERATIONS)
-    leaves = [
-        graph.node("read", data=k, width="hidden", boolean=kind == "b")
-        for k, kind in enumerate(row.arguments)
-    ]
+    leaves = [graph.node("read", data=k, width="hidden", boolean=kind == "b") for k, kind in enumerate(row.arguments)]
     result = graph.node(name, tuple(leaves), width="hidden", boolean=row.boolean)
     error = graph.node("read", data="g", width="hidden")
     return row.derivative(result, *leaves, error)

@@ -39,8 +39,7 @@ def test_finite_differences(name):
         randomise(layer, seed)
         generator = torch.Generator().manual_seed(seed)
         x, *state = (
-            torch.randn(shape, generator=generator, dtype=torch.float64)
-            for shape in [(3, 3, 2), *[(2, 3, 3)] * states]
+            torch.randn(shape, generator=generator, dtype=torch.float64) for shape in [(3, 3, 2), *[(2, 3, 3)] * states]
         )
         if name not in ACTIVATIONS or away_from_kinks(name, layer, x, state, lengths):
             break

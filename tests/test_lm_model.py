@@ -183,9 +183,7 @@ def test_by_line_only_the_line_at_hand_matters() -> None:
 def test_the_stop_text_is_not_written() -> None:
     assert "".join(until(iter(["ab", "cS", "TO", "Px"]), "STOP")) == "abc"
     assert "".join(until(iter(["ab", "cS", "TO"]), "STOP")) == "abcSTO"
-    assert list(until(iter("aab"), "ab"))[:2] == ["", "a"], (
-        "what may be the beginning of the stop is held back"
-    )
+    assert list(until(iter("aab"), "ab"))[:2] == ["", "a"], "what may be the beginning of the stop is held back"
 
 
 def test_bytes_sample_as_valid_text() -> None:

@@ -64,9 +64,7 @@ def timeless(run: Path) -> list[dict[str, float]]:
 
 def started(arguments: list[str], until_line: str) -> subprocess.Popen[str]:
     """A training that has just printed a line beginning like this."""
-    process = subprocess.Popen(
-        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith(until_line):
@@ -160,9 +158,7 @@ def test_only_what_may_change_changes(straight: Path, text: Path, capsys: pytest
         text.write_text(original)
 
 
-def test_two_trainings_do_not_share_a_folder(
-    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_trainings_do_not_share_a_folder(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     with started([str(text), "--out", str(run), *OPTIONS, "--steps", "100000"], "step     10") as process:
         os.kill(process.pid, signal.SIGSTOP)

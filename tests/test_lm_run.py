@@ -110,9 +110,7 @@ def test_sample_refuses_impossible_wishes(
     assert sentence in capsys.readouterr().err
 
 
-def test_eval_gives_the_figures_of_training(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_eval_gives_the_figures_of_training(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     held_out = TEXT[-int(0.1 * len(TEXT)) :]
     (tmp_path / "held.txt").write_text(held_out, encoding="utf-8")
     assert main(["eval", str(run), str(tmp_path / "held.txt")]) == 0
@@ -130,9 +128,7 @@ PARTS = ["config.json", "vocabulary.json", "cell.txt", "model.safetensors", "man
 
 @pytest.mark.parametrize("name", PARTS)
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "empty"])
-def test_damage_is_told_and_never_used(
-    name: str, damage: str, run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damage_is_told_and_never_used(name: str, damage: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = bytearray((run / name).read_bytes())
     match damage:
         case "flip":
@@ -161,9 +157,7 @@ def test_every_single_bit_of_the_weights_is_guarded(run: Path, capsys: pytest.Ca
         assert "model.safetensors is damaged" in capsys.readouterr().err
 
 
-def test_an_existing_run_is_never_written_over(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_existing_run_is_never_written_over(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert main(["train", "lm", str(tmp_path / "text.txt"), "--out", str(run), *SMALL]) == 2

@@ -39,9 +39,7 @@ def test_against_torch(name, num_layers, bidirectional, bias):
     output, final = layer(packed, tuple(state) if count == 2 else state[0])
     expected = [torch.nn.utils.rnn.pad_packed_sequence(output)[0], *(final if count == 2 else [final])]
 
-    output, final = oracles.run(
-        step, dict(layer.named_parameters()), x, state, lengths, bidirectional, num_layers
-    )
+    output, final = oracles.run(step, dict(layer.named_parameters()), x, state, lengths, bidirectional, num_layers)
     found = [output, *final]
     cotangents = [torch.randn_like(v) for v in expected]
     leaves = [x, *state, *layer.parameters()]
@@ -115,8 +113,7 @@ def test_reset_before_and_after_agree_where_the_reset_gate_is_open():
     p["bias_ih"][:5] = 1000.0
     x, h = random(3), random(5)
     after, before = (
-        step(oracles.Parameters(p, ""), x, h)[0]
-        for step in (oracles.gru_reset_after, oracles.gru_reset_before)
+        step(oracles.Parameters(p, ""), x, h)[0] for step in (oracles.gru_reset_after, oracles.gru_reset_before)
     )
     assert distance(before, after) <= 1e-14
 

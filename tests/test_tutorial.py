@@ -149,9 +149,7 @@ class InPlaceDerivative(TanhActivator):
         return state
 
 
-@pytest.mark.parametrize(
-    "activator", [WrongDerivative(), InPlaceDerivative()], ids=lambda a: type(a).__name__
-)
+@pytest.mark.parametrize("activator", [WrongDerivative(), InPlaceDerivative()], ids=lambda a: type(a).__name__)
 def test_gradient_check_fails_with_a_wrong_derivative(activator):
     assert seen(layer_with_large_weights(activator)).gradient_check() > 1e-4
 
@@ -201,9 +199,7 @@ BAD_USE = {
     "the input 3 is no place in a one-hot vector of width 3": lambda layer: layer.forward(3),
     "the input -1 is no place in a one-hot vector of width 3": lambda layer: layer.forward(-1),
     "the state has shape (4,), where (5,) is expected": lambda layer: layer.reset_state(np.ones(4)),
-    "the sensitivity has shape (4,), where (5,) or (4, 5) is expected": lambda layer: seen(layer).backward(
-        np.ones(4)
-    ),
+    "the sensitivity has shape (4,), where (5,) or (4, 5) is expected": lambda layer: seen(layer).backward(np.ones(4)),
     "the sensitivity has shape (3, 5), where (5,) or (4, 5) is expected": lambda layer: seen(layer).backward(
         np.ones((3, 5))
     ),

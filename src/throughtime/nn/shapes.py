@@ -71,10 +71,6 @@ def prepare(layer: Recurrent, input: Any, state: Any, lengths: Any) -> Call:
             raise ValueError(
                 f"input has dtype {x.dtype} but the layer's weights are {weight.dtype}: convert one with .to()"
             )
-    elif x.numel() and not 0 <= int(x.min()) <= int(x.max()) < layer.input_size:
-        raise IndexError(
-            f"word numbers must lie in [0, {layer.input_size}), the vocabulary, got {int(x.min())} to {int(x.max())}"
-        )
     if x.device != weight.device:
         raise RuntimeError(f"input is on {x.device} but the layer is on {weight.device}: move one with .to()")
     if layer.backend == "compiled" and x.device.type != "cpu":
@@ -87,7 +83,13 @@ def prepare(layer: Recurrent, input: Any, state: Any, lengths: Any) -> Call:
     if checked is not None:
         padding = torch.arange(x.shape[0]).unsqueeze(1).to(x.device) >= checked
         x = x.masked_fill(padding if words else padding.unsqueeze(2), 0)
-    x = x.long() if words else x
+    if words:
+        x = x.long()
+        if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < layer.input_size:
+            raise IndexError(
+                f"word numbers must lie in [0, {layer.input_size}), the vocabulary, "
+                f"got {int(x.min())} to {int(x.max())}"
+            )
     states, is_tuple = _states(layer, state, x.shape[1], batched)
     return Call(x, states, checked, batch_first, batched, is_tuple)
 

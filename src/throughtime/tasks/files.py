@@ -77,9 +77,7 @@ def read_manifest(folder: Path) -> dict[str, list[str]]:
         accepted = json.loads(content)["sha256"]
         return {str(name): [str(value) for value in values] for name, values in accepted.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Failure(
-            f"{folder / MANIFEST} is damaged: it is not the list of checksums it should be"
-        ) from error
+        raise Failure(f"{folder / MANIFEST} is damaged: it is not the list of checksums it should be") from error
 
 
 def read_verified(folder: Path, name: str, accepted: Mapping[str, list[str]]) -> bytes:

@@ -2,8 +2,9 @@
 //
 // Vectors are the compiler's own vector extension, so + - * / and comparisons are written as usual;
 // what the extension lacks (fused multiply-add, partial loads, square roots, powers of two) is below.
-// Every function gives the same bits on every instruction set: lanes are independent, fma() rounds
-// once everywhere (through C's fma where the machine has none, which is exact but slow).
+// Lanes are independent and fma() rounds once everywhere (through C's fma where the machine has none, which is
+// exact but slow): so all but sum_lanes(), whose tree has as many leaves as a vector has lanes, gives the same bits
+// on every instruction set.
 #pragma once
 
 #include <math.h>

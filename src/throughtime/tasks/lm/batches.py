@@ -130,9 +130,7 @@ class Lines(Source):
         place = self._begins[lines] + first + np.arange(steps)[:, None]  # [T, B]
         inside = np.arange(steps)[:, None] < lengths_here
         targets = np.where(inside, self._ids[np.where(inside, place, 0)], IGNORED)
-        before = np.where(
-            place == self._begins[lines], self._start, self._ids[np.where(inside, place - 1, 0)]
-        )
+        before = np.where(place == self._begins[lines], self._start, self._ids[np.where(inside, place - 1, 0)])
         inputs = np.where(inside, before, self._start)
         return Window(inputs.astype(np.int64), targets.astype(np.int64), lengths_here, first == 0)
 

@@ -92,9 +92,7 @@ def load(folder: Path, training: Training, tell: Callable[[str], None]) -> None:
             return
         except Failure as error:
             tell(f"Warning: {error}; going back to the checkpoint before.")
-    raise Failure(
-        f"{folder} has no checkpoint that can be continued: start the training again with a new --out"
-    )
+    raise Failure(f"{folder} has no checkpoint that can be continued: start the training again with a new --out")
 
 
 def load_last_weights(folder: Path, model: LanguageModel) -> None:

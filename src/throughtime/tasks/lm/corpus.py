@@ -70,8 +70,7 @@ def load_corpus(settings: TrainSettings, vocabulary: Vocabulary | None = None) -
     )
     if len(corpus.training.ids) < 2:
         raise Failure(
-            f"the training text has {len(corpus.training.ids)} {settings.unit}s: at least 2 are needed to "
-            "predict one"
+            f"the training text has {len(corpus.training.ids)} {settings.unit}s: at least 2 are needed to predict one"
         )
     return corpus
 
@@ -131,9 +130,7 @@ def _held_out_wish(given: tuple[str, ...]) -> tuple[float, int | None, tuple[str
             return number, None, ()
         if number >= 1 and number.is_integer():
             return 0.0, int(number), ()
-        raise UsageError(
-            f"--held-out {given[0]}: give files, a fraction between 0 and 1, or a number of characters"
-        )
+        raise UsageError(f"--held-out {given[0]}: give files, a fraction between 0 and 1, or a number of characters")
     return 0.0, None, given
 
 

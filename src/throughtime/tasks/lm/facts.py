@@ -37,9 +37,7 @@ def baseline_fact(guide: Baselines) -> Fact:
 def training_fact(settings: TrainSettings) -> Fact:
     """How it will be trained."""
     limits = [
-        f"{value:g} {name}"
-        for name in ("minutes", "epochs", "steps")
-        if (value := getattr(settings, name)) is not None
+        f"{value:g} {name}" for name in ("minutes", "epochs", "steps") if (value := getattr(settings, name)) is not None
     ]
     return "training", (
         f"{settings.optimizer}, learning rate {settings.lr:g} ({settings.schedule}), {settings.batch} "

@@ -90,6 +90,5 @@ class LanguageModel(nn.Module):
 def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
     """Apply `function` to every tensor of a state."""
     return [
-        function(layer) if isinstance(layer, Tensor) else tuple(function(part) for part in layer)
-        for layer in state
+        function(layer) if isinstance(layer, Tensor) else tuple(function(part) for part in layer) for layer in state
     ]

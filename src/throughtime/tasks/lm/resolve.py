@@ -46,11 +46,7 @@ def check(settings: TrainSettings) -> None:
 
 def resolve(settings: TrainSettings, corpus: Corpus) -> tuple[TrainSettings, list[str]]:
     """Every setting with its value, and what had to be made smaller to fit the text."""
-    hidden = (
-        settings.hidden * settings.layers
-        if settings.layers and len(settings.hidden) == 1
-        else settings.hidden
-    )
+    hidden = settings.hidden * settings.layers if settings.layers and len(settings.hidden) == 1 else settings.hidden
     units = len(corpus.training.ids)
     notes: list[str] = []
     embedding = settings.embedding

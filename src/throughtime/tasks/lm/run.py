@@ -62,9 +62,7 @@ class Run:
         if not folder.is_dir():
             raise UsageError(f"{folder}: no such run folder")
         if not (folder / MANIFEST).exists():
-            raise UsageError(
-                f"{folder} is not a run: it has no {MANIFEST}; give the folder that `train lm` made"
-            )
+            raise UsageError(f"{folder} is not a run: it has no {MANIFEST}; give the folder that `train lm` made")
         accepted = read_manifest(folder)
         config = json.loads(read_verified(folder, "config.json", accepted))
         if config.get("format") != FORMAT or config.get("task") != "lm":
@@ -89,9 +87,7 @@ class Run:
         """The model with its initial weights, its cell read from cell.txt."""
         cell = load_cell(read_verified(self.folder, "cell.txt", self._accepted).decode())
         sizes = self.config["shape"]
-        return LanguageModel(
-            cell, Shape(sizes["units"], sizes["embedding"], tuple(sizes["hidden"]), sizes["dropout"])
-        )
+        return LanguageModel(cell, Shape(sizes["units"], sizes["embedding"], tuple(sizes["hidden"]), sizes["dropout"]))
 
     def model(self) -> LanguageModel:
         """The model with the weights of its best evaluation."""
@@ -143,9 +139,7 @@ def load_weights(model: LanguageModel, content: bytes, path: Path) -> None:
         model.load_state_dict(tensors(content, path))
     except RuntimeError as error:
         detail = " ".join(str(error).split())
-        raise Failure(
-            f"{path} does not fit the model that config.json and cell.txt describe: {detail}"
-        ) from error
+        raise Failure(f"{path} does not fit the model that config.json and cell.txt describe: {detail}") from error
 
 
 def versions() -> dict[str, str]:

@@ -27,9 +27,7 @@ class Choice:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise UsageError(
-                f"--temperature {self.temperature}: give a number from 0 (always the likeliest) up"
-            )
+            raise UsageError(f"--temperature {self.temperature}: give a number from 0 (always the likeliest) up")
         if self.top_k is not None and self.top_k < 1:
             raise UsageError(f"--top-k {self.top_k}: give at least 1, or leave it out to choose among all")
         if self.top_p is not None and not 0 < self.top_p <= 1:

@@ -101,9 +101,7 @@ class Session:
 
     def advanced(self, fraction: float, epoch: float, loss: float, units_per_second: float) -> None:
         unit = self._settings.unit
-        self._screen.advance(
-            fraction, f"epoch {epoch:.2f}  loss {loss:.3f}  {units_per_second:,.0f} {unit}s/s "
-        )
+        self._screen.advance(fraction, f"epoch {epoch:.2f}  loss {loss:.3f}  {units_per_second:,.0f} {unit}s/s ")
 
     def evaluated(self, measures: Measures, best: bool) -> None:
         folder, progress = self._run.folder, self._training.progress
@@ -145,9 +143,7 @@ class Session:
         }
         screen.line(f"Done: {progress.step:,} steps in {progress.seconds / 60:.2f} minutes.", "bold")
         if self._guide is not None:
-            score = evaluate(
-                self._run.model(), self._corpus.held_out, self._corpus.vocabulary, self._settings.by_line
-            )
+            score = evaluate(self._run.model(), self._corpus.held_out, self._corpus.vocabulary, self._settings.by_line)
             result["held_out"] = score_fields(score)
             result["baselines"] = dataclasses.asdict(self._guide)
             screen.line(

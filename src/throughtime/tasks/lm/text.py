@@ -99,9 +99,7 @@ def _read_folder(
             documents.items.append(Document(relative.as_posix(), text))
     if unreadable:
         names = ", ".join(unreadable[:3]) + (", ..." if len(unreadable) > 3 else "")
-        documents.notes.append(
-            f"{len(unreadable)} files left out, not UTF-8: {names} (--errors replace keeps them)"
-        )
+        documents.notes.append(f"{len(unreadable)} files left out, not UTF-8: {names} (--errors replace keeps them)")
     if binary:
         documents.notes.append(f"{binary} binary files left out")
     if len(documents.items) == before:
