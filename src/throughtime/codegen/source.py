@@ -11,7 +11,7 @@ from throughtime.codegen.printer import Printer
 from throughtime.symbolic.graph import Node, Width
 from throughtime.symbolic.program import Recurrence
 
-SKELETONS = ("lanes.h", "functions.h", "product.h", "recurrence.h")
+SKELETONS = ("lanes.h", "functions.h", "product.h", "call.h", "at.h", "pack.h", "recurrence.h")
 SCALARS = {"float32": "float", "float64": "double"}
 
 

@@ -1,0 +1,1 @@
+"""Cells as torch modules: one operation, layers, drop-ins, first values."""

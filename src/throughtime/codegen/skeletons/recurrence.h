@@ -1,137 +1,11 @@
-// The loop over time. `Cell` says what one step does; this file says when, for which sequences and where
-// the numbers lie. Each task owns some sequences for all time steps: there is no barrier in the loop.
+// The loop over time. `Cell` says what one step does; this file says when and for which sequences.
+// Each task owns some sequences for all time steps: there is no barrier in the loop.
 #pragma once
 
-#include <stdlib.h>
-
-#include "functions.h"
-#include "lanes.h"
-#include "product.h"
+#include "at.h"
+#include "pack.h"
 
 namespace tt {
-
-template <class... Items>
-struct Sequence {};
-
-// An array of the call; element (t, b, unit) at data[t * step + b * row + unit].
-template <class T>
-struct Array {
-  T* data;
-  int64_t step, row;
-};
-
-// One group (a direction) of a call, read from the flat list of numbers that crosses the C interface.
-template <class Cell, class T>
-struct Group {
-  bool reverse;
-  Array<const T> start[Cell::carries];
-  Array<T> end[Cell::carries];
-  Array<const T> reads[Cell::reads + 1];
-  Array<T> writes[Cell::writes + 1];
-  Array<T> sums[Cell::sums + 1];
-  Matrix<T> matrices[Cell::matrices + 1];
-
-  const int64_t* parse(const int64_t* a) {
-    reverse = *a++ != 0;
-    for (int k = 0; k < Cell::carries; ++k, a += 4) {
-      start[k] = {(const T*)a[0], 0, a[1]};
-      end[k] = {(T*)a[2], 0, a[3]};
-    }
-    for (int k = 0; k < Cell::reads; ++k, a += 3) reads[k] = {(const T*)a[0], a[1], a[2]};
-    for (int k = 0; k < Cell::writes; ++k, a += 3) writes[k] = {(T*)a[0], a[1], a[2]};
-    for (int k = 0; k < Cell::sums; ++k, a += 2) sums[k] = {(T*)a[0], 0, a[1]};
-    for (int k = 0; k < Cell::matrices; ++k, a += 3) matrices[k] = {(const T*)a[0], a[1], a[2]};
-    return a;
-  }
-};
-
-using Parallel = void (*)(int64_t tasks, int64_t threads, void (*task)(void*, int64_t), void* context);
-
-template <class Cell, class T>
-struct Call {
-  int64_t steps, rows, groups, threads, origin, seed;
-  const int64_t* lengths;  // null: every sequence is steps long
-  Parallel parallel;
-  int64_t width[Cell::widths];
-  Group<Cell, T>* group;
-  T** packed;      // of each group
-  int64_t slices;  // tasks of one group
-  int failed;
-
-  int64_t width_of(int index) const { return width[index]; }
-  int64_t padded(int index) const { return (width[index] + panel<T> - 1) / panel<T> * panel<T>; }
-};
-
-template <class T>
-T* allocate(int64_t count) {
-  void* memory = nullptr;
-  return posix_memalign(&memory, 64, size_t(count > 0 ? count : 1) * sizeof(T)) == 0 ? (T*)memory : nullptr;
-}
-
-// ---- random numbers (symbolic/noise.py says the same) -----------------------------------------
-
-TT_INLINE uint32_t mix(uint32_t v) {
-  v ^= v >> 17;
-  v *= 0xed5ad4bbu;
-  v ^= v >> 11;
-  v *= 0xac4c1b51u;
-  v ^= v >> 15;
-  v *= 0x31848babu;
-  return v ^ (v >> 14);
-}
-
-// ---- one sequence at one step, seen from the pointwise part -----------------------------------
-
-// `Whole`: all lanes hold units; otherwise the first `n` do.
-template <class Cell, class T, bool Whole>
-struct At {
-  const Call<Cell, T>& call;
-  const T* const* reads;
-  T* const* writes;
-  T* const* sums;
-  T* const* buffers;  // carries as seen, then what is kept within the step
-  T* const* nexts;
-  const T* nets;
-  Vec<T>* totals;
-  int64_t t, b, unit;
-  int n;
-
-  TT_INLINE Vec<T> get(const T* from) const { return Whole ? load(from + unit) : load(from + unit, n); }
-  TT_INLINE void put(T* to, Vec<T> value) const { Whole ? store(to + unit, value) : store(to + unit, value, n); }
-
-  TT_INLINE Vec<T> net(int k) const { return load(nets + k * panel<T>); }
-  TT_INLINE Vec<T> read(int k) const { return get(reads[k]); }
-  TT_INLINE Vec<T> read_one(int k) const { return splat(*reads[k]); }
-  TT_INLINE Vec<T> carry(int k) const { return load(buffers[k] + unit); }
-  TT_INLINE Vec<T> carry_one(int k) const { return splat(*buffers[k]); }
-  TT_INLINE Vec<T> buffer(int k) const { return load(buffers[Cell::carries + k] + unit); }
-  TT_INLINE Vec<T> buffer_one(int k) const { return splat(*buffers[Cell::carries + k]); }
-  TT_INLINE Vec<T> time() const { return splat(T(call.origin + t)); }
-  TT_INLINE Vec<T> size(int width) const { return splat(T(call.width_of(width))); }
-
-  TT_INLINE void next(int k, Vec<T> value) const { store(nexts[k] + unit, value); }
-  TT_INLINE void next_one(int k, Vec<T> value) const { *nexts[k] = value[0]; }
-  TT_INLINE void keep(int k, Vec<T> value) const { store(buffers[Cell::carries + k] + unit, value); }
-  TT_INLINE void keep_one(int k, Vec<T> value) const { *buffers[Cell::carries + k] = value[0]; }
-  TT_INLINE void write(int k, Vec<T> value) const { put(writes[k], value); }
-  TT_INLINE void write_one(int k, Vec<T> value) const { *writes[k] = value[0]; }
-  TT_INLINE void sum(int k, Vec<T> value) const { put(sums[k], get(sums[k]) + value); }
-  TT_INLINE void sum_one(int k, Vec<T> value) const { *sums[k] += value[0]; }
-  TT_INLINE void total(int k, Vec<T> value) const {
-    totals[k] += Whole ? value : select(first_lanes<T>(n), value, Vec<T>{});
-  }
-
-  TT_INLINE Vec<T> noise(uint32_t stream, bool fixed) const {
-    uint32_t key = mix(uint32_t(call.seed) ^ stream);
-    key = mix(key ^ uint32_t(uint64_t(call.seed) >> 32));
-    key = mix(key ^ (fixed ? 0u : uint32_t(call.origin + t)));
-    key = mix(key ^ uint32_t(b));
-    Vec<T> result;
-    for (int i = 0; i < lanes<T>; ++i)
-      result[i] = T(mix(key + uint32_t(unit + i) * 0x9e3779b9u) >> 8) * T(1.0 / 16777216);
-    return result;
-  }
-};
 
 // ---- the sequences of one task ----------------------------------------------------------------
 
@@ -332,46 +206,6 @@ struct Slice {
 
 // ---- one call ---------------------------------------------------------------------------------
 
-// Visits every panel of every product in the order in which multiply() reads them; returns the elements passed.
-template <class Cell, class T, class Product>
-int64_t pack_product(const Call<Cell, T>& call, const Group<Cell, T>& group, int64_t width, T* to) {
-  T* at = to;
-  int64_t passed = 0;
-  for (int64_t unit = 0; unit < width; unit += panel<T>)
-    for (int net = 0; net < Product::nets; ++net)
-      for (int s = 0; s < Product::sources; ++s) {
-        const Factor factor = Product::factor[net * Product::sources + s];
-        const int64_t depth = call.width_of(Product::source_width[s]);
-        if (to) pack_panel(at + passed, group.matrices[factor.matrix], factor.transposed, unit, width, depth);
-        passed += depth * panel<T>;
-      }
-  return passed;
-}
-
-template <class Cell, class T, class... Products>
-int64_t pack_products([[maybe_unused]] const Call<Cell, T>& call, [[maybe_unused]] const Group<Cell, T>& group,
-                      [[maybe_unused]] int64_t width, [[maybe_unused]] T* to, Sequence<Products...>) {
-  int64_t passed = 0;
-  ((passed += pack_product<Cell, T, Products>(call, group, width, to ? to + passed : nullptr)), ...);
-  return passed;
-}
-
-template <class Cell, class T, class... Phases>
-int64_t pack_phases(const Call<Cell, T>& call, const Group<Cell, T>& group, T* to, Sequence<Phases...>) {
-  int64_t passed = 0;
-  ((passed += pack_products(call, group, call.width_of(Phases::width), to ? to + passed : nullptr,
-                            typename Phases::Products{})),
-   ...);
-  return passed;
-}
-
-template <class Cell, class T, class... Phases>
-int64_t most_nets(Sequence<Phases...>) {
-  int64_t most = 1;
-  ((most = Phases::nets > most ? Phases::nets : most), ...);
-  return most;
-}
-
 template <class Cell, class T>
 int run_call(const int64_t* a) {
   Call<Cell, T> call = {};
@@ -379,20 +213,25 @@ int run_call(const int64_t* a) {
   call.origin = a[4], call.seed = a[5], call.lengths = (const int64_t*)a[6], call.parallel = (Parallel)a[7];
   a += 8;
   for (int k = 0; k < Cell::widths; ++k) call.width[k] = *a++;
+  call.group = (Group<Cell, T>*)malloc(size_t(call.groups) * sizeof(Group<Cell, T>));
+  call.packed = (T**)calloc(size_t(call.groups), sizeof(T*));
+  call.failed = !call.group || !call.packed;
+  int64_t work = 0;
+  for (int64_t g = 0; g < call.groups && !call.failed; ++g) {
+    a = call.group[g].parse(a);
+    const int64_t size = pack_phases(call, call.group[g], (T*)nullptr, typename Cell::Phases{});
+    work += call.steps * call.rows * size;
+    call.packed[g] = allocate<T>(size);
+    call.failed = !call.packed[g];
+  }
+  // A sleeping thread wakes in some 20 microseconds: each must have more multiply-adds than are done in that time.
+  const int64_t useful = 1 + work / 2000000;
+  if (call.threads > useful) call.threads = useful;
   // Fewer sequences than this share one reading of the weights better than two threads would.
   const int64_t smallest = 4;
   const int64_t share = (call.threads + call.groups - 1) / call.groups;
   call.slices = call.rows / smallest < share ? call.rows / smallest : share;
   if (call.slices < 1) call.slices = 1;
-  call.group = (Group<Cell, T>*)malloc(size_t(call.groups) * sizeof(Group<Cell, T>));
-  call.packed = (T**)calloc(size_t(call.groups), sizeof(T*));
-  call.failed = !call.group || !call.packed;
-  for (int64_t g = 0; g < call.groups && !call.failed; ++g) {
-    a = call.group[g].parse(a);
-    const int64_t size = pack_phases(call, call.group[g], (T*)nullptr, typename Cell::Phases{});
-    call.packed[g] = allocate<T>(size);
-    call.failed = !call.packed[g];
-  }
   if (!call.failed && call.rows > 0) {
     call.parallel(
         call.groups, call.threads,

@@ -1,0 +1,69 @@
+// What crosses the C interface: a flat list of numbers that says sizes, addresses and strides.
+#pragma once
+
+#include <stdlib.h>
+
+#include "lanes.h"
+#include "product.h"
+
+namespace tt {
+
+template <class... Items>
+struct Sequence {};
+
+// An array of the call; element (t, b, unit) at data[t * step + b * row + unit].
+template <class T>
+struct Array {
+  T* data;
+  int64_t step, row;
+};
+
+// One group (a direction) of a call, read from the flat list of numbers that crosses the C interface.
+template <class Cell, class T>
+struct Group {
+  bool reverse;
+  Array<const T> start[Cell::carries];
+  Array<T> end[Cell::carries];
+  Array<const T> reads[Cell::reads + 1];
+  Array<T> writes[Cell::writes + 1];
+  Array<T> sums[Cell::sums + 1];
+  Matrix<T> matrices[Cell::matrices + 1];
+
+  const int64_t* parse(const int64_t* a) {
+    reverse = *a++ != 0;
+    for (int k = 0; k < Cell::carries; ++k, a += 4) {
+      start[k] = {(const T*)a[0], 0, a[1]};
+      end[k] = {(T*)a[2], 0, a[3]};
+    }
+    for (int k = 0; k < Cell::reads; ++k, a += 3) reads[k] = {(const T*)a[0], a[1], a[2]};
+    for (int k = 0; k < Cell::writes; ++k, a += 3) writes[k] = {(T*)a[0], a[1], a[2]};
+    for (int k = 0; k < Cell::sums; ++k, a += 2) sums[k] = {(T*)a[0], 0, a[1]};
+    for (int k = 0; k < Cell::matrices; ++k, a += 3) matrices[k] = {(const T*)a[0], a[1], a[2]};
+    return a;
+  }
+};
+
+using Parallel = void (*)(int64_t tasks, int64_t threads, void (*task)(void*, int64_t), void* context);
+
+template <class Cell, class T>
+struct Call {
+  int64_t steps, rows, groups, threads, origin, seed;
+  const int64_t* lengths;  // null: every sequence is steps long
+  Parallel parallel;
+  int64_t width[Cell::widths];
+  Group<Cell, T>* group;
+  T** packed;      // of each group
+  int64_t slices;  // tasks of one group
+  int failed;
+
+  int64_t width_of(int index) const { return width[index]; }
+  int64_t padded(int index) const { return (width[index] + panel<T> - 1) / panel<T> * panel<T>; }
+};
+
+template <class T>
+T* allocate(int64_t count) {
+  void* memory = nullptr;
+  return posix_memalign(&memory, 64, size_t(count > 0 ? count : 1) * sizeof(T)) == 0 ? (T*)memory : nullptr;
+}
+
+}  // namespace tt

@@ -1,0 +1,48 @@
+// Packs every matrix that a step multiplies with, in the order in which the step reads them.
+#pragma once
+
+#include "call.h"
+
+namespace tt {
+
+// Visits every panel of every product in the order in which multiply() reads them; returns the elements passed.
+template <class Cell, class T, class Product>
+int64_t pack_product(const Call<Cell, T>& call, const Group<Cell, T>& group, int64_t width, T* to) {
+  T* at = to;
+  int64_t passed = 0;
+  for (int64_t unit = 0; unit < width; unit += panel<T>)
+    for (int net = 0; net < Product::nets; ++net)
+      for (int s = 0; s < Product::sources; ++s) {
+        const Factor factor = Product::factor[net * Product::sources + s];
+        const int64_t depth = call.width_of(Product::source_width[s]);
+        if (to) pack_panel(at + passed, group.matrices[factor.matrix], factor.transposed, unit, width, depth);
+        passed += depth * panel<T>;
+      }
+  return passed;
+}
+
+template <class Cell, class T, class... Products>
+int64_t pack_products([[maybe_unused]] const Call<Cell, T>& call, [[maybe_unused]] const Group<Cell, T>& group,
+                      [[maybe_unused]] int64_t width, [[maybe_unused]] T* to, Sequence<Products...>) {
+  int64_t passed = 0;
+  ((passed += pack_product<Cell, T, Products>(call, group, width, to ? to + passed : nullptr)), ...);
+  return passed;
+}
+
+template <class Cell, class T, class... Phases>
+int64_t pack_phases(const Call<Cell, T>& call, const Group<Cell, T>& group, T* to, Sequence<Phases...>) {
+  int64_t passed = 0;
+  ((passed += pack_products(call, group, call.width_of(Phases::width), to ? to + passed : nullptr,
+                            typename Phases::Products{})),
+   ...);
+  return passed;
+}
+
+template <class Cell, class T, class... Phases>
+int64_t most_nets(Sequence<Phases...>) {
+  int64_t most = 1;
+  ((most = Phases::nets > most ? Phases::nets : most), ...);
+  return most;
+}
+
+}  // namespace tt
