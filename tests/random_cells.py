@@ -83,7 +83,7 @@ class _Random(tt.Cell):
         if kind == "time":
             return where(time() > 0, args[0], tt.sin(time() + args[0]))
         if kind == "total":
-            return tt.tanh(total(args[0]) / size(args[0]))
+            return total(tt.sin(args[0])) if detail else tt.tanh(total(args[0]) / size(args[0]))
         assert kind == "normal"
         centred = args[0] - tt.mean(args[0])
         return centred / tt.sqrt(tt.mean(centred * centred) + 0.5)
@@ -127,9 +127,7 @@ def random_cell(rng: Random, most: int = 12) -> tt.Cell:
 class _Draft:
     """A recipe that is being written; `widths` are those of all values so far."""
 
-    KINDS = (
-        ("affine",) * 4 + ("unary",) * 2 + ("binary",) * 4 + ("total", "weight", "noise", "time", "normal")
-    )
+    KINDS = ("affine",) * 4 + ("unary",) * 2 + ("binary",) * 4 + ("total", "weight", "noise", "time", "normal")
 
     def __init__(self, rng: Random, widths: list[Any]) -> None:
         self.rng, self.widths = rng, widths
@@ -167,7 +165,7 @@ class _Draft:
             self.join(tuple(sorted(BINARY)), anything, self.pick(self.widths[anything], 1))
         else:
             vector = self.pick(*WIDTHS)
-            detail = self.rng.random() < 0.5 if what == "noise" else None
+            detail = self.rng.random() < 0.5 if what in ("noise", "total") else None
             self.add(what, detail, [vector], 1 if what == "total" else self.widths[vector])
 
     def everything(self, width: Any) -> int:

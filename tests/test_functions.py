@@ -147,9 +147,7 @@ def test_tanh_is_odd_bounded_and_never_decreases(dtype: type, library: Library) 
 
 @pytest.mark.parametrize("dtype", FORMATS.values())
 @pytest.mark.parametrize("name", [*BOUNDS, *EXACT])
-def test_compilers_and_processors_agree_on_every_bit(
-    name: str, dtype: type, libraries: list[Library]
-) -> None:
+def test_compilers_and_processors_agree_on_every_bit(name: str, dtype: type, libraries: list[Library]) -> None:
     random = np.random.default_rng(3)
     x = np.concatenate([random.normal(0, 4, 3000), random.uniform(-110, 90, 3000), near(ENDS, 100)])
     x = np.concatenate([x, np.geomspace(1e-44, 1e38, 2000)]).astype(dtype)

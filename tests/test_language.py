@@ -1,7 +1,5 @@
 """Every misuse of the language is answered by one sentence that quotes what was written."""
 
-# ruff: noqa: E501 (a message stays on one line, as its reader sees it)
-
 from __future__ import annotations
 
 import math
@@ -235,9 +233,7 @@ def test_a_value_of_another_trace_is_refused():
         assert str(caught.value) == message
 
 
-@pytest.mark.parametrize(
-    "use", ["kept + h", "affine('f', kept)", "kept", "weight('p', kept) * h", "total(kept) * h"]
-)
+@pytest.mark.parametrize("use", ["kept + h", "affine('f', kept)", "kept", "weight('p', kept) * h", "total(kept) * h"])
 def test_a_leaked_value_never_passes(use):
     leaked = []
     trace(type("Other", (tt.Cell,), {"step": lambda self, x, h: leaked.append(h) or affine("f", x, h)})())
@@ -306,9 +302,7 @@ def test_words_mean_nothing_outside_a_step(word):
 
 
 def test_an_unknown_activation_lists_the_known_ones():
-    with pytest.raises(
-        tt.EquationError, match=r"activation 'tahn' is not known: choose one of tanh, relu, sigmoid"
-    ):
+    with pytest.raises(tt.EquationError, match=r"activation 'tahn' is not known: choose one of tanh, relu, sigmoid"):
         trace(tt.cells.Elman("tahn"))
 
 

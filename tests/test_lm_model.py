@@ -14,7 +14,7 @@ import throughtime as tt
 from throughtime.tasks.errors import UsageError
 from throughtime.tasks.lm import loss as loss_module
 from throughtime.tasks.lm.corpus import Text
-from throughtime.tasks.lm.evaluation import evaluate, shortened
+from throughtime.tasks.lm.evaluation import evaluate, thinned
 from throughtime.tasks.lm.loss import summed_cross_entropy
 from throughtime.tasks.lm.model import LanguageModel, Shape
 from throughtime.tasks.lm.sampling import Choice, generate, until
@@ -94,10 +94,14 @@ def test_reading_in_pieces_side_by_side_changes_next_to_nothing() -> None:
     assert score.nats == pytest.approx(nats_one_by_one(model, ids.tolist(), by_line=False), rel=1e-5)
 
 
-def test_a_shortened_text_ends_at_a_line_end() -> None:
-    ids = LETTERS.encode("abc\nabc\nabc\n")
-    short = shortened(Text(ids, 12), LETTERS, 10)
-    assert len(short.ids) == short.characters == 8
+def test_a_part_stands_for_a_long_text() -> None:
+    ids = LETTERS.encode("abc\nabcdef\n" * 100)
+    lines = thinned(Text(ids, len(ids)), LETTERS, 300, by_line=True)
+    assert 200 < len(lines.ids) == lines.characters <= 400
+    assert lines.ids[-1] == LETTERS.start
+    assert LETTERS.decode(lines.ids.tolist()).split("\n")[0] == "abc"
+    assert len(thinned(Text(ids, len(ids)), LETTERS, 300, by_line=False).ids) == 300
+    assert len(thinned(Text(ids, len(ids)), LETTERS, 2000, by_line=False).ids) == len(ids)
 
 
 def test_learning_starts_at_the_unigram_loss() -> None:

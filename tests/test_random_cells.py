@@ -36,9 +36,7 @@ def run(layer, lengths, second):
     error = sum((v * random(*v.shape)).sum() for v in values)
     leaves = {"x": x, **{f"start {k}": s for k, s in enumerate(starts)}, **dict(layer.named_parameters())}
     given = list(leaves.values())
-    gradients = torch.autograd.grad(
-        error, given, create_graph=second, allow_unused=True, materialize_grads=True
-    )
+    gradients = torch.autograd.grad(error, given, create_graph=second, allow_unused=True, materialize_grads=True)
     found = {f"value {k}": v for k, v in enumerate(values)}
     found |= {f"∂{n}": g for n, g in zip(leaves, gradients, strict=True)}
     if second:
@@ -51,9 +49,7 @@ def run(layer, lengths, second):
 def compare(cell, hidden, bidirectional, lengths, training, second=False):
     """Raises AssertionError, naming what is off, unless both backends agree."""
     layers = {
-        backend: tt.Recurrent(
-            cell, 4, hidden, bidirectional=bidirectional, backend=backend, dtype=torch.float64
-        )
+        backend: tt.Recurrent(cell, 4, hidden, bidirectional=bidirectional, backend=backend, dtype=torch.float64)
         for backend in ("compiled", "reference")
     }
     found, expected = (run(layers[b].train(training), lengths, second) for b in ("compiled", "reference"))

@@ -172,6 +172,9 @@ OWN = {
     "a number": (lambda r, x: r(x, lengths=3), TypeError, "lengths must be a tensor or a list of whole numbers, got int"),
     "half": (lambda r, x: r.half()(x.half()), ValueError, "the compiled backend works on float32 and float64 tensors, not on torch.float16: convert the layer with .float()"),
     "bfloat16": (lambda r, x: r.bfloat16()(x.bfloat16()), ValueError, "the compiled backend works on float32 and float64 tensors, not on torch.bfloat16: convert the layer with .float()"),
+    "state elsewhere": (lambda r, x: r(x, torch.zeros(1, 2, 5, device="meta")), RuntimeError, "the state h is on meta but the layer is on cpu: move one with .to()"),
+    "packed": (lambda r, x: r(torch.nn.utils.rnn.pack_sequence([x[:, 0]])), TypeError, "RNN expects a tensor as input, got PackedSequence: give the padded tensor and lengths="),
+    "letters": (lambda r, x: r(x, lengths="ab"), TypeError, "lengths must be a tensor or a list of whole numbers, got str"),
     "another device": (lambda r, x: r(x.to("meta")), RuntimeError, "input is on meta but the layer is on cpu: move one with .to()"),
     "meta": (lambda r, x: r.to("meta")(x.to("meta")), NotImplementedError, 'the compiled backend works on the CPU, the input is on meta: use backend="reference" there'),
 }  # fmt: skip

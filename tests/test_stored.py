@@ -61,14 +61,10 @@ def test_the_same_numbers_bit_for_bit(name, training):
     cell = CELLS[name]()
     layer = tt.Recurrent(cell, 4, 5, bidirectional=True, dtype=torch.float64)
     generator = torch.Generator().manual_seed(1)
-    parameters = {
-        n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in layer.state_dict().items()
-    }
+    parameters = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in layer.state_dict().items()}
     loaded = load_cell(save_cell(cell))
     assert loaded.name == cell.name
-    for found, expected in zip(
-        results(loaded, parameters, training), results(cell, parameters, training), strict=True
-    ):
+    for found, expected in zip(results(loaded, parameters, training), results(cell, parameters, training), strict=True):
         assert torch.equal(found, expected)
 
 

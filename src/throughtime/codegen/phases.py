@@ -183,6 +183,6 @@ def _buffers(phases: list[Phase], home: Callable[[Node], int]) -> tuple[Node, ..
             kept |= {v.index: v for v in product.vectors if v.op != "carry"}
         for node in [*phase.values, *phase.totals]:
             for arg in arguments(node, phase):
-                if arg.op not in LEAVES and not arg.boolean and home(arg) != k:
+                if arg.op not in LEAVES and arg.op != "total" and not arg.boolean and home(arg) != k:
                     kept[arg.index] = arg
     return tuple(kept[i] for i in sorted(kept))

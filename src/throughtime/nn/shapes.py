@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 if TYPE_CHECKING:
     from throughtime.nn.recurrent import Recurrent
@@ -47,7 +48,8 @@ class Call:
 def prepare(layer: Recurrent, input: Any, state: Any, lengths: Any) -> Call:
     """Checks and unifies what `forward` was given. Raises TypeError, ValueError or RuntimeError as torch.nn does."""
     if not isinstance(input, Tensor):
-        raise TypeError(f"{type(layer).__name__} expects a tensor as input, got {type(input).__name__}")
+        hint = ": give the padded tensor and lengths=" if isinstance(input, PackedSequence) else ""
+        raise TypeError(f"{type(layer).__name__} expects a tensor as input, got {type(input).__name__}{hint}")
     words = input.dtype in (torch.int64, torch.int32)
     if not words and not input.dtype.is_floating_point:
         raise ValueError(f"input must hold floating-point numbers, or int64 word numbers, got {input.dtype}")
@@ -99,7 +101,7 @@ def _lengths(lengths: Any, x: Tensor) -> Tensor | None:
         return None
     steps, rows = x.shape[:2]
     if not isinstance(lengths, Tensor):
-        if not isinstance(lengths, Sequence):
+        if not isinstance(lengths, Sequence) or isinstance(lengths, str):
             raise TypeError(f"lengths must be a tensor or a list of whole numbers, got {type(lengths).__name__}")
         lengths = torch.tensor(lengths)
     if lengths.numel() and (lengths.dtype.is_floating_point or lengths.dtype == torch.bool):
@@ -137,6 +139,10 @@ def _states(layer: Recurrent, state: Any, rows: int, batched: bool) -> tuple[lis
             raise RuntimeError(f"Expected hidden size {expected} for the state {name}, got {tuple(part.shape)}")
         if part.dtype != weight.dtype:
             raise ValueError(f"the state {name} has dtype {part.dtype} but the layer's weights are {weight.dtype}")
+        if part.device != weight.device:
+            raise RuntimeError(
+                f"the state {name} is on {part.device} but the layer is on {weight.device}: move one with .to()"
+            )
         result.append(part if batched else part.unsqueeze(1))
     return result, several
 

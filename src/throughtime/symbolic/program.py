@@ -146,7 +146,7 @@ def lower(equation: Equation, input_order: tuple[str, ...], bias_blocks: tuple[t
         if node.op == "affine":
             made[node.index] = lowered(uses[node.index])
         elif node.op == "input":
-            if any(node in n.args and n.op != "affine" for n in values):
+            if any(node in n.args and n.op != "affine" for n in values) or any(s.new is node for s, _ in states):
                 made[node.index] = read("x", "x", node.width)
         elif node.op == "weight":
             made[node.index] = read(str(node.data), str(node.data), node.width, "unit")

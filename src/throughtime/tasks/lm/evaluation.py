@@ -17,6 +17,7 @@ from throughtime.tasks.lm.vocabulary import Vocabulary
 STREAMS = 64  # pieces of the text that are read side by side
 WARM_UP = 256  # units each piece reads before its first counted one, so that its state is not cold
 STEPS = 128  # time steps per call
+PIECES = 20  # that stand for a long text
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,20 @@ class Score:
         return self.nats / math.log(2) / self.characters
 
 
-def shortened(text: Text, vocabulary: Vocabulary, units: int) -> Text:
-    """The beginning of `text`, of at most `units` units; it ends at a line end if there is one."""
+def thinned(text: Text, vocabulary: Vocabulary, units: int, by_line: bool) -> Text:
+    """A part of `text` of about `units` units that stands for all of it: every k-th line, or 20 even pieces."""
     if len(text.ids) <= units:
         return text
-    line_ends = np.flatnonzero(text.ids[:units] == vocabulary.start)
-    ids = text.ids[: line_ends[-1] + 1 if len(line_ends) else units]
-    # Characters of a part of a word text are not known; its share of the whole is.
-    characters = len(ids) if vocabulary.unit == "char" else round(text.characters * len(ids) / len(text.ids))
-    return Text(ids, max(1, characters))
+    if by_line:
+        ends = np.flatnonzero(text.ids == vocabulary.start) + 1
+        parts = np.split(text.ids, ends[:-1])[:: -(-len(text.ids) // units)]
+    else:
+        begins = np.linspace(0, len(text.ids) - units // PIECES, PIECES).astype(int)
+        parts = [text.ids[begin : begin + units // PIECES] for begin in begins]
+    ids = np.concatenate(parts)
+    # Of a word or byte text the characters of a part are not known; the part's share of all is.
+    share = len(ids) / len(text.ids)
+    return Text(ids, len(ids) if vocabulary.unit == "char" else max(1, round(text.characters * share)))
 
 
 @torch.no_grad()

@@ -37,11 +37,14 @@ def prepare_kernels(model: LanguageModel, by_line: bool, tell: Callable[[str], N
 
 @contextmanager
 def listening(tell: Callable[[str], None], finished: list[CompileEvent]) -> Iterator[None]:
-    """Within the context, `tell` says when a compiler starts, and `finished` collects what it made."""
+    """Within the context, `tell` says when a compiler first starts, and `finished` collects what it made."""
+    told = False
 
     def heard(event: CompileEvent) -> None:
-        if event.stage == "started":
-            tell(f"Compiling the kernel of {event.name} with {event.compiler}; this happens once ...")
+        nonlocal told
+        if event.stage == "started" and not told:
+            told = True
+            tell(f"Compiling the kernels of this model with {event.compiler}; this happens once ...")
         elif event.stage == "finished":
             finished.append(event)
 

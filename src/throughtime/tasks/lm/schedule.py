@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 LONGEST_WARM_UP = 0.05  # of the budget
-DEFAULT_LR = {"sgd": 1.0, "momentum": 0.3, "rmsprop": 1e-3, "adagrad": 1e-2, "adam": 3e-3, "adamw": 3e-3}
+DEFAULT_LR = {"sgd": 1.0, "momentum": 0.3, "rmsprop": 1e-3, "adagrad": 1e-2, "adam": 5e-3, "adamw": 5e-3}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from throughtime.tasks.lm.batches import Lines, Reading, Source, Streams
 from throughtime.tasks.lm.checkpoint import Progress, Training
 from throughtime.tasks.lm.corpus import Corpus
 from throughtime.tasks.lm.curve import draw_curve
-from throughtime.tasks.lm.evaluation import Score, evaluate, shortened
+from throughtime.tasks.lm.evaluation import Score, evaluate, thinned
 from throughtime.tasks.lm.facts import baseline_fact, data_facts, model_fact, training_fact
 from throughtime.tasks.lm.kernels import prepare_kernels
 from throughtime.tasks.lm.model import LanguageModel
@@ -31,7 +31,7 @@ from throughtime.tasks.lm.schedule import Budget
 from throughtime.tasks.lm.settings import TrainSettings
 from throughtime.tasks.lm.training import Measures, fraction_used, make_optimizer, run_training
 
-QUICK_UNITS = 50_000  # of the held-out text are read at the evaluations on the way; all of it at the end
+QUICK_UNITS = 100_000  # of the held-out text are read at the evaluations on the way; all of it at the end
 METRICS, SAMPLES, CURVE, RESULT = "metrics.jsonl", "samples.txt", "loss-curve.png", "result.json"
 
 
@@ -57,7 +57,7 @@ class Session:
         )
         self._training = Training(model, make_optimizer(settings.optimizer, model, settings.lr), Progress())
         self._source = _source(corpus, settings)
-        self._quick = shortened(corpus.held_out, corpus.vocabulary, QUICK_UNITS)
+        self._quick = thinned(corpus.held_out, corpus.vocabulary, QUICK_UNITS, settings.by_line)
 
     def begin(self) -> None:
         """Save the state before the first step, so that a run can always be continued."""

@@ -35,7 +35,7 @@ class TrainSettings:
 
     cell: str = "lstm"
     """A name of the catalogue (rnn, gru, lstm, mgu, ...) or FILE.py:Name, a cell of your own."""
-    hidden: tuple[int, ...] = (512,)
+    hidden: tuple[int, ...] = (256,)
     """Units of the recurrent layers: one width for all, or one per layer. (Name files before this option.)"""
     layers: int | None = None
     """Number of recurrent layers. Default: as many as widths are given."""
@@ -52,7 +52,7 @@ class TrainSettings:
     optimizer: Optimizer = "adam"
     """How gradients become updates."""
     lr: float | None = None
-    """Largest learning rate. Default: by optimizer (adam 3e-3)."""
+    """Largest learning rate. Default: by optimizer (adam 5e-3)."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate over the budget, after the warm-up: down to zero, or unchanged."""
     warmup: int = 100
