@@ -191,9 +191,10 @@ def lstm_mogrifier(rounds: int = 1) -> Step:
 
     def step(p: Any, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         x = 2 * torch.sigmoid(p.weight_q @ h) * x
-        if rounds == 2:
-            h = 2 * torch.sigmoid(p.weight_p @ x) * h
-        i, f, g, o = (p.weight_ih @ x + p.weight_hh @ h + p.bias).chunk(4)
+        *second, gates = p.weight_ih.split([h.numel()] * (rounds - 1) + [4 * h.numel()])
+        for matrix in second:  # the map of the gated input to the state stands above the gates' rows
+            h = 2 * torch.sigmoid(matrix @ x) * h
+        i, f, g, o = (gates @ x + p.weight_hh @ h + p.bias).chunk(4)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(c), c
 

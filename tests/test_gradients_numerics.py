@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import median
 
 import pytest
 import torch
@@ -57,10 +56,10 @@ def test_finite_differences(name):
 
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
 def test_float32_is_as_near_to_float64_as_torch_s(kind):
-    """Each tensor's error over that of torch.nn's, median over seeds: 1, and 0.1 for the seeds' luck."""
+    """Each tensor's error over that of torch.nn's, both pooled over seeds: 1, and 0.1 for the seeds' luck."""
     T, B, H = 100, 4, 64
-    ratios: dict[str, list[float]] = {}
-    for seed in range(7):
+    pooled: dict[str, list[float]] = {}
+    for seed in range(24):
         torch.manual_seed(seed)
         theirs = getattr(torch.nn, kind)(32, H)
         ours = getattr(tt, kind)(32, H)
@@ -77,10 +76,10 @@ def test_float32_is_as_near_to_float64_as_torch_s(kind):
             gradients = torch.autograd.grad(output, [own, *layer.parameters()], cotangent.to(dtype))
             results.append({"output": output} | dict(zip(names, gradients, strict=True)))
         for name, expected in results[2].items():
-            ours_off, theirs_off = (error(result[name], expected) for result in results[:2])
-            ratios.setdefault(name, []).append(ours_off / theirs_off)
-    found = {name: round(median(r), 3) for name, r in ratios.items()}
-    assert all(ratio <= 1.1 for ratio in found.values()), found
+            for k, result in enumerate(results[:2]):
+                pooled.setdefault(name, [0.0, 0.0])[k] += error(result[name], expected) ** 2
+    found = {name: round((ours / theirs) ** 0.5, 3) for name, (ours, theirs) in pooled.items()}
+    assert all(ratio <= 1.1 for ratio in found.values()), str(found)
 
 
 def outcome(layer, x, state, threads=2):

@@ -233,7 +233,9 @@ def test_a_value_of_another_trace_is_refused():
         assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("use", ["kept + h", "affine('f', kept)", "kept", "weight('p', kept) * h", "total(kept) * h"])
+@pytest.mark.parametrize(
+    "use", ["kept + h", "affine('f', kept)", "kept", "weight('p', kept) * h", "tt.total(kept) * h"]
+)
 def test_a_leaked_value_never_passes(use):
     leaked = []
     trace(type("Other", (tt.Cell,), {"step": lambda self, x, h: leaked.append(h) or affine("f", x, h)})())

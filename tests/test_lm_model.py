@@ -95,7 +95,7 @@ def test_reading_in_pieces_side_by_side_changes_next_to_nothing() -> None:
 
 
 def test_a_part_stands_for_a_long_text() -> None:
-    ids = LETTERS.encode("abc\nabcdef\n" * 100)
+    ids = LETTERS.encode("abc\nabcdef\nab\n" * 80)
     lines = thinned(Text(ids, len(ids)), LETTERS, 300, by_line=True)
     assert 200 < len(lines.ids) == lines.characters <= 400
     assert lines.ids[-1] == LETTERS.start

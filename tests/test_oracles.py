@@ -80,7 +80,8 @@ def test_mogrifier_of_zero_is_the_lstm(rounds):
     """2σ(0) = 1: nothing is gated."""
     p = {"weight_ih_l0": random(20, 3), "weight_hh_l0": random(20, 5), "bias_l0": random(20)}
     x, state = random(4, 2, 3), [random(1, 2, 5), random(1, 2, 5)]
-    zero = {"weight_q_l0": torch.zeros(3, 5).double(), "weight_p_l0": torch.zeros(5, 3).double()}
+    zero = {"weight_q_l0": torch.zeros(3, 5).double()}
+    zero["weight_ih_l0"] = torch.cat([torch.zeros(5 * (rounds - 1), 3).double(), p["weight_ih_l0"]])
     output, _ = oracles.run(oracles.lstm_mogrifier(rounds), p | zero, x, state)
     lstm = p | {"bias_ih_l0": p["bias_l0"]}
     assert distance(output, oracles.run(oracles.lstm, lstm, x, state)[0]) <= 1e-15

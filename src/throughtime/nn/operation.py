@@ -241,6 +241,27 @@ class _Columns:
         return flat if width == flat.shape[1] else flat.narrow(1, first, width)
 
 
+PIECE = 128
+"""Rows that are summed in one go in float32. One sum over all T · B rows would round more than a loop over time does."""
+
+
+def _summed_product(left: Tensor, right: Tensor) -> Tensor:
+    """leftᵀ right [A, B] of left [N, A] and right [N, B]; float32 is summed piece by piece."""
+    count = left.shape[0]
+    if left.dtype != torch.float32 or count < 2 * PIECE or torch.is_grad_enabled():
+        return left.t() @ right
+    whole = count // PIECE * PIECE
+    size = left.shape[1] * right.shape[1]
+    if count // PIECE * size <= 1 << 21:  # all pieces at once, where they fit the caches
+        pieces = left[:whole].unflatten(0, (-1, PIECE)).transpose(1, 2) @ right[:whole].unflatten(0, (-1, PIECE))
+        total = pieces.sum(0)
+    else:
+        total = left[:PIECE].t() @ right[:PIECE]
+        for first in range(PIECE, whole, PIECE):
+            total.addmm_(left[first : first + PIECE].t(), right[first : first + PIECE])
+    return total.addmm_(left[whole:].t(), right[whole:]) if whole < count else total
+
+
 def _matrix_gradients(
     products: list[MatrixProduct], columns: _Columns, parameters: list[Tensor]
 ) -> list[Tensor | None]:
@@ -249,7 +270,7 @@ def _matrix_gradients(
     for p in products:
         delta = columns.of(columns.backward, p.delta)
         vector = columns.of(columns.forward, p.vector)
-        product = vector.t() @ delta if p.transposed else delta.t() @ vector
+        product = _summed_product(vector, delta) if p.transposed else _summed_product(delta, vector)
         rows = pieces[p.parameter]
         rows[p.row] = rows[p.row] + product if p.row in rows else product
     gradients: list[Tensor | None] = []

@@ -53,7 +53,7 @@ struct At {
   TT_INLINE void keep_one(int k, Vec<T> value) const { *buffers[Cell::carries + k] = value[0]; }
   TT_INLINE void write(int k, Vec<T> value) const { put(writes[k], value); }
   TT_INLINE void write_one(int k, Vec<T> value) const { *writes[k] = value[0]; }
-  TT_INLINE void sum(int k, Vec<T> value) const { put(sums[k], get(sums[k]) + value); }
+  TT_INLINE void sum(int k, Vec<T> value) const { store(sums[k] + unit, load(sums[k] + unit) + value); }
   TT_INLINE void sum_one(int k, Vec<T> value) const { *sums[k] += value[0]; }
   TT_INLINE void total(int k, Vec<T> value) const {
     totals[k] += Whole ? value : select(first_lanes<T>(n), value, Vec<T>{});

@@ -21,6 +21,7 @@ struct Slice {
   T* memory = nullptr;
   T** buffer = nullptr;  // [row][carries + buffers]
   T** next = nullptr;    // [row][carries]
+  T** partial = nullptr; // [row][sums], what was added up since the last flush
   int64_t* active = nullptr;
   T* nets = nullptr;
   Vec<T>* totals = nullptr;  // [row][totals of the phase]
@@ -36,12 +37,14 @@ struct Slice {
     int64_t row_size = 0;
     for (int k = 0; k < Cell::carries; ++k) row_size += 2 * call.padded(Cell::carry_width[k]);
     for (int k = 0; k < Cell::buffers; ++k) row_size += call.padded(Cell::buffer_width[k]);
+    for (int k = 0; k < Cell::sums; ++k) row_size += call.padded(Cell::sum_width[k]);
     memory = allocate<T>(rows * row_size + net_count);
-    buffer = (T**)malloc(size_t(rows) * (per_row + Cell::carries) * sizeof(T*));
+    buffer = (T**)malloc(size_t(rows) * (per_row + Cell::carries + Cell::sums) * sizeof(T*));
     active = (int64_t*)malloc(size_t(rows) * sizeof(int64_t));
     totals = (Vec<T>*)allocate<T>(rows * most_totals * lanes<T>);
     if (!memory || !buffer || !active || !totals) return false;
     next = buffer + rows * per_row;
+    partial = next + rows * Cell::carries;
     T* at = memory;
     for (int64_t r = 0; r < rows; ++r) {
       for (int k = 0; k < Cell::carries; ++k) {
@@ -57,9 +60,13 @@ struct Slice {
         buffer[r * per_row + Cell::carries + k] = at;
         at += call.padded(Cell::buffer_width[k]);
       }
-      for (int k = 0; k < Cell::sums; ++k)
-        memset(group.sums[k].data + (first + r) * group.sums[k].row, 0,
-               size_t(call.width_of(Cell::sum_width[k])) * sizeof(T));
+      for (int k = 0; k < Cell::sums; ++k) {
+        const int64_t size = call.padded(Cell::sum_width[k]), width = call.width_of(Cell::sum_width[k]);
+        memset(group.sums[k].data + (first + r) * group.sums[k].row, 0, size_t(width) * sizeof(T));
+        memset(at, 0, size_t(size) * sizeof(T));
+        partial[r * Cell::sums + k] = at;
+        at += size;
+      }
     }
     nets = at;
     return true;
@@ -91,6 +98,20 @@ struct Slice {
         memset(group.writes[k].data + t * group.writes[k].step + b * group.writes[k].row, 0,
                size_t(call.width_of(Cell::write_width[k])) * sizeof(T));
     }
+  }
+
+  // Sums are added up in two steps, so that they round less than one chain over all time steps would.
+  static constexpr int64_t flush_steps = 8;
+
+  void flush() {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int k = 0; k < Cell::sums; ++k) {
+        T* to = group.sums[k].data + (first + r) * group.sums[k].row;
+        T* from = partial[r * Cell::sums + k];
+        const int64_t width = call.width_of(Cell::sum_width[k]);
+        for (int64_t j = 0; j < width; ++j) to[j] += from[j];
+        memset(from, 0, size_t(width) * sizeof(T));
+      }
   }
 
   // Panels [block0, block1) x nets of one product, for every active sequence.
@@ -159,11 +180,10 @@ struct Slice {
     const int64_t r = active[i], b = first + r;
     const T* reads[Cell::reads + 1];
     T* writes[Cell::writes + 1];
-    T* sums[Cell::sums + 1];
     for (int k = 0; k < Cell::reads; ++k) reads[k] = group.reads[k].data + t * group.reads[k].step + b * group.reads[k].row;
     for (int k = 0; k < Cell::writes; ++k)
       writes[k] = group.writes[k].data + t * group.writes[k].step + b * group.writes[k].row;
-    for (int k = 0; k < Cell::sums; ++k) sums[k] = group.sums[k].data + b * group.sums[k].row;
+    T* const* sums = partial + r * Cell::sums;
     const int64_t net_step = Phase::nets * panel<T>;
     const T* net = nets + i * (block1 - block0) * net_step;
     for (int64_t block = block0; block < block1; ++block, net += net_step)
@@ -200,7 +220,9 @@ struct Slice {
           seen = made;
           made = swapped;
         }
+      if (Cell::sums && (k + 1) % flush_steps == 0) flush();
     }
+    if (Cell::sums) flush();
   }
 };
 
