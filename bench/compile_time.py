@@ -117,9 +117,7 @@ def training(layer: nn.Module, x: Tensor, cotangent: Tensor) -> Callable[[], obj
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="The cost of a cell before its first step, and of each call."
-    )
+    parser = argparse.ArgumentParser(description="The cost of a cell before its first step, and of each call.")
     parser.add_argument("--csv", type=Path, help="write the rows of the first table to this file too")
     parser.add_argument("--first-steps", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

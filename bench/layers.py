@@ -157,18 +157,14 @@ def put_into(path: Path, text: str) -> None:
     pattern = re.compile(f"({re.escape(marks[0])}\n).*?({re.escape(marks[1])})", re.DOTALL)
     old = path.read_text(encoding="utf-8")
     if not pattern.search(old):
-        raise SystemExit(
-            f"{path} has no place for the table: put the lines {marks[0]} and {marks[1]} into it"
-        )
+        raise SystemExit(f"{path} has no place for the table: put the lines {marks[0]} and {marks[1]} into it")
     path.write_text(pattern.sub(lambda found: f"{found[1]}{text}\n{found[2]}", old), encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Layers against torch.nn.")
     parser.add_argument("--rounds", type=int, default=15, help="rounds that the medians are taken over")
-    parser.add_argument(
-        "--threads", type=int, default=torch.get_num_threads(), help="default: torch's choice"
-    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: torch's choice")
     parser.add_argument("--csv", type=Path, help="write the rows to this file too")
     parser.add_argument("--readme", type=Path, help="put the short table into this file")
     options = parser.parse_args()

@@ -58,9 +58,7 @@ def curve(axes: Axes, left: float) -> None:
     start, bottom, width, height = left + 0.4, 0.48, WIDTH - 0.65, 0.98
     axes.plot([start, start, start + width], [bottom + height, bottom, bottom], color=QUIET, linewidth=1)
     axes.plot(start + width * along, bottom + 0.1 + 0.8 * height * down, color=ACCENT, linewidth=2)
-    axes.text(
-        start - 0.12, bottom + height / 2, "loss", rotation=90, ha="center", va="center", size=9.5, color=INK
-    )
+    axes.text(start - 0.12, bottom + height / 2, "loss", rotation=90, ha="center", va="center", size=9.5, color=INK)
 
 
 def main() -> None:
@@ -75,9 +73,7 @@ def main() -> None:
     for left, (title, subtitle) in zip(lefts, BOXES, strict=True):
         box(axes, left, title, subtitle)
     for left, text in ((lefts[0], CELL), (lefts[2], KERNEL), (lefts[3], LAYER)):
-        axes.text(
-            left + 0.13, 0.96, text, va="center", size=9, family="monospace", color=INK, linespacing=1.35
-        )
+        axes.text(left + 0.13, 0.96, text, va="center", size=9, family="monospace", color=INK, linespacing=1.35)
     for height, line in zip((1.46, 1.18, 0.9, 0.58), DERIVATION, strict=True):
         axes.text(lefts[1] + WIDTH / 2, height, line, ha="center", va="center", size=11, color=INK)
     curve(axes, lefts[4])

@@ -76,9 +76,7 @@ def test_make_target_exists(command: list[str]) -> None:
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] == "pip"], ids=" ".join)
 def test_pip_installs_something_that_exists(command: list[str]) -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-        "optional-dependencies"
-    ]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     assert command[1] == "install"
     for what in command[2:]:
         found = re.fullmatch(r"\.(?:\[([\w,]+)\])?", what)

@@ -269,9 +269,7 @@ def test_every_family_of_compiler(program: str, directory: Path, monkeypatch: py
     for symbol in (b"set_fast_math", b"libstdc++", b"libc++", b"libgomp"):
         assert symbol not in content
     if shutil.which("readelf"):
-        needed = subprocess.run(
-            ["readelf", "-d", built.path], capture_output=True, text=True, check=True
-        ).stdout
+        needed = subprocess.run(["readelf", "-d", built.path], capture_output=True, text=True, check=True).stdout
         assert "(NEEDED)" in needed and "stdc++" not in needed
         assert "RPATH" not in needed and "RUNPATH" not in needed
 
@@ -355,9 +353,7 @@ def test_leftovers_go_after_a_day(directory: Path) -> None:
     for name in ("building-old", "failed-old"):
         os.utime(directory / name, (1e9, 1e9))
     runtime.build("answer", FILES, "answer.cpp")
-    assert {path.name for path in directory.iterdir() if "-old" in path.name or "-new" in path.name} == {
-        "building-new"
-    }
+    assert {path.name for path in directory.iterdir() if "-old" in path.name or "-new" in path.name} == {"building-new"}
 
 
 def test_default_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,8 +65,7 @@ def slow_compiler(folder: Path, seconds: float) -> Path:
     """A compiler that notes its process number in a file and sleeps before it compiles."""
     program = folder / "slow"
     program.write_text(
-        f'#!/bin/sh\ncase "$*" in *-shared*) echo $$ >> "{folder}/started"; sleep {seconds};; esac\n'
-        'exec c++ "$@"\n'
+        f'#!/bin/sh\ncase "$*" in *-shared*) echo $$ >> "{folder}/started"; sleep {seconds};; esac\nexec c++ "$@"\n'
     )
     program.chmod(0o755)
     return program
@@ -159,9 +158,7 @@ def test_damage_under_a_loaded_library(tmp_path: Path) -> None:
     assert runtime.load(second.path).seven(0) == 7
 
 
-def test_sixteen_processes_and_some_killed(
-    tmp_path: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sixteen_processes_and_some_killed(tmp_path: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that live get the one library, whoever is killed while compiling."""
     monkeypatch.setenv("CXX", str(slow_compiler(tmp_path, 0.3)))
     processes = [start() for _ in range(16)]
@@ -221,9 +218,7 @@ def test_compiler_killed_by_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(runtime.CompileError) as caught:
         build()
     first, second, third, last = str(caught.value).splitlines()
-    assert first == (
-        'The C++ compiler was killed by signal 9 (Killed), as happens when memory runs out, on "seven".'
-    )
+    assert first == ('The C++ compiler was killed by signal 9 (Killed), as happens when memory runs out, on "seven".')
     assert second.startswith(f"command: {program} -std=c++17") and third == "(it printed nothing)"
     assert (Path(last.removeprefix("sources: ")) / "seven.cpp").is_file()
 
@@ -334,10 +329,7 @@ def test_mounted_directory(
         f'mount -t tmpfs -o {options} none "$0" && exec "$@"',
         str(directory),
     )
-    if (
-        not shutil.which("unshare")
-        or subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode
-    ):
+    if not shutil.which("unshare") or subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
         pytest.skip("file systems cannot be mounted here")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     code, out, err = finish(start(prefix=prefix))
@@ -350,10 +342,7 @@ def test_no_room_anywhere() -> None:
     limited = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"
     code, _, err = finish(start(limited + BUILD))
     assert code == 1
-    assert (
-        "throughtime.runtime.compiling.CompileError: seven could not be compiled: neither the cache nor"
-        in err
-    )
+    assert "throughtime.runtime.compiling.CompileError: seven could not be compiled: neither the cache nor" in err
     assert "make room, or set THROUGHTIME_CACHE_DIR or TMPDIR to another directory." in err
 
 
@@ -407,9 +396,7 @@ def test_publishing_fails(monkeypatch: pytest.MonkeyPatch, directory: Path) -> N
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", busy)
-    with pytest.warns(
-        runtime.CacheWarning, match="cannot be written .Device or resource busy.: seven is compiled"
-    ):
+    with pytest.warns(runtime.CacheWarning, match="cannot be written .Device or resource busy.: seven is compiled"):
         built = build()
     assert runtime.load(built.path).seven(0) == 7
     assert not list(directory.glob("building-*"))

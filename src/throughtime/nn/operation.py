@@ -242,7 +242,7 @@ class _Columns:
 
 
 PIECE = 128
-"""Rows that are summed in one go in float32. One sum over all T · B rows would round more than a loop over time does."""
+"""Rows that are summed in one go in float32: one sum over all T · B rows would round more than a loop over time."""
 
 
 def _summed_product(left: Tensor, right: Tensor) -> Tensor:
@@ -253,8 +253,8 @@ def _summed_product(left: Tensor, right: Tensor) -> Tensor:
     whole = count // PIECE * PIECE
     size = left.shape[1] * right.shape[1]
     if count // PIECE * size <= 1 << 21:  # all pieces at once, where they fit the caches
-        pieces = left[:whole].unflatten(0, (-1, PIECE)).transpose(1, 2) @ right[:whole].unflatten(0, (-1, PIECE))
-        total = pieces.sum(0)
+        pieces = whole // PIECE, PIECE, -1
+        total = (left[:whole].reshape(pieces).transpose(1, 2) @ right[:whole].reshape(pieces)).sum(0)
     else:
         total = left[:PIECE].t() @ right[:PIECE]
         for first in range(PIECE, whole, PIECE):

@@ -122,9 +122,7 @@ def _checked(name: str, files: Mapping[str, str], main: str, flags: Sequence[str
     """All flags, after a look at everything that ends up in a path or on a command line."""
     for plain in (name, main, *files):
         if not PLAIN_NAME.fullmatch(plain):
-            raise ValueError(
-                f"{plain!r} is not a plain file name: use letters, digits, and _ . + - after the first."
-            )
+            raise ValueError(f"{plain!r} is not a plain file name: use letters, digits, and _ . + - after the first.")
     if main not in files:
         raise ValueError(f"The file to compile, {main!r}, is not among the files given ({', '.join(files)}).")
     every = (*flags, *shlex.split(os.environ.get("THROUGHTIME_CXXFLAGS", "")))
@@ -240,8 +238,7 @@ def _set_aside(entry: Path, name: str, damage: Damaged) -> None:
     with suppress(FileNotFoundError):  # somebody else has moved it
         entry.rename(aside)
         warnings.warn(
-            f"The cached library {name} was damaged ({damage}); it was moved to {aside} and is compiled "
-            "again.",
+            f"The cached library {name} was damaged ({damage}); it was moved to {aside} and is compiled again.",
             CacheWarning,
             stacklevel=2,
         )

@@ -100,9 +100,7 @@ def _prepare(directory: Path) -> None:
         raise _Unusable(f"others can write to it: its mode is {stat.S_IMODE(status.st_mode):04o}, not 0700")
     above = directory.parent.stat().st_mode
     if above & 0o002 and not above & stat.S_ISVTX:
-        raise _Unusable(
-            f"anybody can replace it: {directory.parent} is writable by all and has no sticky bit"
-        )
+        raise _Unusable(f"anybody can replace it: {directory.parent} is writable by all and has no sticky bit")
     if os.statvfs(directory).f_flag & getattr(os, "ST_NOEXEC", 0):
         raise _Unusable("its file system is mounted noexec, so that no library can be loaded from it")
     with tempfile.NamedTemporaryFile(dir=directory, prefix="probe-") as probe:

@@ -47,7 +47,7 @@ def draw_curve(metrics: Path, target: Path, baselines: Baselines | None, title: 
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.06)
-    axes.legend(frameon=False, loc="upper center")
+    axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.85))
     content = io.BytesIO()
     figure.savefig(content, format="png")
     write_atomic(target, content.getvalue())

@@ -24,7 +24,7 @@ def data_facts(corpus: Corpus) -> list[Fact]:
         ("data", f"{corpus.source}: {files}, {total:,} characters"),
         ("split", f"{corpus.split}; training on {corpus.training.characters:,} characters"),
         ("units", _units(corpus)),
-        *(("note", note) for note in corpus.notes),
+        *(("note", note) for note in [*corpus.notes, *_caution(corpus)]),
     ]
 
 
@@ -52,6 +52,12 @@ def model_fact(model: LanguageModel, settings: TrainSettings) -> Fact:
     reading = f"embedding {shape.embedding}" if shape.embedding else "one-hot input"
     sizes = f"{', '.join(map(str, shape.hidden))}, {reading}, {shape.units} outputs"
     return "model", f"{settings.cell} of {sizes}: {model.parameter_count():,} parameters"
+
+
+def _caution(corpus: Corpus) -> list[str]:
+    if corpus.vocabulary.unit != "word":
+        return []
+    return ["spaces are not predicted, nor how an unknown word is spelt: bits per character look better than they are"]
 
 
 def _units(corpus: Corpus) -> str:
