@@ -73,6 +73,21 @@ class Layout:
         return tuple((f"{p.name}.{name}", name) for p in biases for name, _ in p.rows)
 
 
+def check_equations(cell: Cell, equations: Mapping[bool, Equation], num_layers: int) -> None:
+    """Raises EquationError for a cell that one set of parameters, or one tensor per state, cannot serve."""
+    modes = {m: {a.name for a in e.affines} | {w.name for w in e.weights} for m, e in equations.items()}
+    if modes[True] != modes[False]:
+        odd = ", ".join(sorted(modes[True] ^ modes[False]))
+        raise EquationError(
+            f"{cell.name}.step uses {odd} in training or in evaluation only: compute it in both and choose with training()"
+        )
+    if num_layers > 1 and any(s.seen.width == "input" for s in equations[False].states):
+        raise EquationError(
+            f"{cell.name} has a state as wide as its input, which differs from layer to layer: "
+            "give each layer a Recurrent of its own"
+        )
+
+
 def layout(cell: Cell, equation: Equation, bias: bool = True) -> Layout:
     """The parameter table of a cell. Raises EquationError for a table that does not fit its equation."""
     uses: dict[str, Affine] = {}

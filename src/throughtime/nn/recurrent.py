@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from throughtime.nn import initial, shapes
 from throughtime.nn.kernels import size_of
 from throughtime.nn.operation import Job, Kind, Operands, run
-from throughtime.nn.parameters import Layout, Parameter, layout
+from throughtime.nn.parameters import Layout, Parameter, check_equations, layout
 from throughtime.nn.program import Program
 from throughtime.nn.reference import reference_layer
 from throughtime.symbolic.equation import Equation, trace
@@ -86,6 +86,7 @@ class Recurrent(nn.Module):
         """Reads the equation; the programs of training and evaluation are one where they say the same."""
         self.equations: dict[bool, Equation] = {mode: trace(self.cell, mode) for mode in (False, True)}
         equation = self.equations[False]
+        check_equations(self.cell, self.equations, self.num_layers)
         self.layout: Layout = layout(self.cell, equation, self.bias)
         self.state_names = [s.name for s in equation.states]
         self.state_widths: list[Width] = [s.seen.width for s in equation.states]
