@@ -79,7 +79,8 @@ def check_equations(cell: Cell, equations: Mapping[bool, Equation], num_layers: 
     if modes[True] != modes[False]:
         odd = ", ".join(sorted(modes[True] ^ modes[False]))
         raise EquationError(
-            f"{cell.name}.step uses {odd} in training or in evaluation only: compute it in both and choose with training()"
+            f"{cell.name}.step uses {odd} in training or in evaluation only: "
+            "compute it in both and choose with training()"
         )
     if num_layers > 1 and any(s.seen.width == "input" for s in equations[False].states):
         raise EquationError(
