@@ -127,12 +127,10 @@ def test_own_cells_against_the_reference(cell, lengths):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.xfail(reason="parameters.py gives both maps the name weight_low", raises=KeyError, strict=True)
 def test_one_map_of_two_vectors_of_different_widths():
     assert tt.Recurrent(Twins(), 4, 5)(torch.zeros(2, 1, 4))[0].shape == (2, 1, 5)
 
 
-@pytest.mark.xfail(reason="places are found for the equation of evaluation only", raises=KeyError, strict=True)
 def test_dropout_of_the_input():
     """In training the map is not given x itself, as it is in evaluation."""
 
@@ -143,7 +141,6 @@ def test_dropout_of_the_input():
     assert tt.Recurrent(Dropped(), 4, 5)(torch.ones(2, 1, 4))[0].shape == (2, 1, 5)
 
 
-@pytest.mark.xfail(reason="both directions of a layer are called with one seed", strict=True)
 def test_directions_have_noise_of_their_own():
     output, _ = tt.Recurrent(Masks(), 2, 50, bidirectional=True)(torch.zeros(1, 1, 2))
     assert not torch.equal(output[..., :50], output[..., 50:])
@@ -176,7 +173,6 @@ def test_widths_of_a_projected_state():
     assert layer.weight_ih_l1.shape == (20, 6) and layer.weight_p_l0.shape == (3, 5)
 
 
-@pytest.mark.xfail(reason="recurrence.h: most_totals is 16", raises=tt.runtime.CompileError, strict=True)
 def test_more_sums_than_a_phase_was_made_for():
     class Sums(tt.Cell):
         def step(self, x, h):

@@ -93,7 +93,7 @@ class Kernel:
         rows: int,
         lengths: Tensor | None,
         origin: int,
-        seed: int,
+        seeds: Sequence[int],
     ) -> None:
         """Runs `steps` steps of `rows` sequences. `reverse`: for each group, whether its time runs backwards. `groups`:
         the places of its carries (start and end of each), reads, writes, sums and matrices. `numbers`: the `widths`.
@@ -102,12 +102,12 @@ class Kernel:
         """
         if self._function is None:
             self.compile()
-        words = [steps, rows, len(groups), torch.get_num_threads(), origin, seed]
+        words = [steps, rows, len(groups), torch.get_num_threads(), origin]
         words += (0 if lengths is None else lengths.data_ptr(), self._parallel, *numbers)
         found = [None if t is None else (t.data_ptr(), t.stride()) for t in tensors]
         size = self._bytes
-        for backwards, places in zip(reverse, groups, strict=True):
-            words.append(backwards)
+        for backwards, seed, places in zip(reverse, seeds, groups, strict=True):
+            words += (backwards, seed)
             for slot, kind, offset in places:
                 entry = found[slot]
                 if entry is None:  # a carry that starts from zero

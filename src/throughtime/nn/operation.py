@@ -56,7 +56,7 @@ class Kind:
 
 class Job(NamedTuple):
     """One call, apart from its tensors: `steps` T and `rows` B; `lengths` [B] int64, or None; `origin`: the number of
-    the first step; `keep`: whether to keep what the backward pass needs."""
+    the first step; `seeds`: of each group's noise; `keep`: whether to keep what the backward pass needs."""
 
     kind: Kind
     steps: int
@@ -64,7 +64,7 @@ class Job(NamedTuple):
     batch_first: bool
     lengths: Tensor | None = None
     origin: int = 0
-    seed: int = 0
+    seeds: tuple[int, ...] = ()
     keep: bool = False
 
 
@@ -145,7 +145,7 @@ def _launch(job: Job, values: Sequence[Tensor | None]) -> list[Tensor]:
         outputs += [new(width) for width in plan.own_writes.values()]
         outputs += [like.new_empty((rows, width)) for width in plan.sums.values()]
     tensors += outputs
-    plan.kernel(tensors, job.kind.reverse, plan.groups, plan.numbers, steps, rows, job.lengths, job.origin, job.seed)
+    plan.kernel(tensors, job.kind.reverse, plan.groups, plan.numbers, steps, rows, job.lengths, job.origin, job.seeds)
     return outputs
 
 

@@ -94,6 +94,7 @@ def layout(cell: Cell, equation: Equation, bias: bool = True) -> Layout:
     uses: dict[str, Affine] = {}
     for a in equation.affines:
         uses.setdefault(a.name, a)
+    _check_gates(cell, uses, equation)
     with_input = [a for a in uses.values() if equation.input in a.vectors]
     result = Layout()
     ordered = _ordered(cell, cell.gates, with_input)
@@ -102,12 +103,14 @@ def layout(cell: Cell, equation: Equation, bias: bool = True) -> Layout:
         result.parameters.append(Parameter("weight_ih", "input", _rows(ordered), "input"))
     groups: dict[str, list[tuple[Affine, int]]] = {}
     for a in uses.values():
-        counts: dict[Width, int] = {}
-        for k, v in enumerate(a.vectors):
-            if v is equation.input:
-                continue
-            counts[v.width] = counts.get(v.width, 0) + 1
-            groups.setdefault(_group_name(a, v.width, counts[v.width], bool(ordered)), []).append((a, k))
+        inside = [k for k, v in enumerate(a.vectors) if v is not equation.input]
+        for k in set(range(len(a.vectors))) - set(inside):
+            # Inside the loop this matrix is used only where x is changed first, as by dropout in training.
+            result.places[matrix_name(a.name, k)] = ("weight_ih", a.name)
+        for ordinal, k in enumerate(inside, 1):
+            same = [j for j in inside[:ordinal] if a.vectors[j].width == a.vectors[k].width]
+            name = _group_name(a, a.vectors[k].width, ordinal, len(same), bool(ordered))
+            groups.setdefault(name, []).append((a, k))
     for name, members in groups.items():
         order = _ordered(cell, cell.recurrent_gates or cell.gates, [a for a, _ in members])
         position = {a.name: k for a, k in members}
@@ -127,14 +130,26 @@ def _rows(affines: Iterable[Affine]) -> tuple[tuple[str, Width], ...]:
     return tuple((a.name, a.width) for a in affines)
 
 
-def _group_name(affine: Affine, width: Width, ordinal: int, has_input: bool) -> str:
-    """Maps between the same widths share one tensor, row by row; a map to another width has its own."""
+def _group_name(affine: Affine, width: Width, ordinal: int, of_width: int, has_input: bool) -> str:
+    """Maps between the same widths share one tensor, row by row; a map to another width has its own. `ordinal` counts
+    the affine map's vectors inside the loop, `of_width` those of this vector's width."""
     if affine.width != "hidden":
-        return f"weight_{affine.name}" if ordinal == 1 else f"weight_{affine.name}_{width}{ordinal}"
+        return f"weight_{affine.name}" if ordinal == 1 else f"weight_{affine.name}_{ordinal}"
     base = {"input": "ih", "hidden": "hh"}.get(str(width), f"{width}h")
     if width == "input" and has_input:
-        ordinal += 1
-    return f"weight_{base}" if ordinal == 1 else f"weight_{base}{ordinal}"
+        of_width += 1
+    return f"weight_{base}" if of_width == 1 else f"weight_{base}{of_width}"
+
+
+def _check_gates(cell: Cell, uses: Mapping[str, Affine], equation: Equation) -> None:
+    """The table of rows must name maps of the equation, and every map of x."""
+    known = ", ".join(uses)
+    for gate in (*cell.gates, *cell.recurrent_gates):
+        if gate not in uses:
+            raise EquationError(f"{cell.name}.gates names {gate!r}, but the maps of its step are {known}")
+    for name, a in uses.items():
+        if cell.gates and equation.input in a.vectors and name not in cell.gates:
+            raise EquationError(f"{cell.name}.gates does not name {name!r}, which maps the input: list all of {known}")
 
 
 def _ordered(cell: Cell, wished: tuple[str, ...], affines: list[Affine]) -> list[Affine]:
@@ -152,6 +167,9 @@ def _add_biases(cell: Cell, result: Layout, uses: Mapping[str, Affine]) -> None:
             if not found:
                 raise EquationError(f"{cell.name} has biases = 2 but no {matrix}: leave biases at 1")
             result.parameters.append(Parameter(name, "bias", found[0].rows))
+        bare = [a.name for a in uses.values() if not a.bias]
+        if bare:
+            raise EquationError(f"{cell.name} has biases = 2, so its map {bare[0]!r} cannot say bias=False")
         covered = {name for _, name in result.bias_blocks()}
         missing = [a.name for a in biased if a.name not in covered]
         if missing:

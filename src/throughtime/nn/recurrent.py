@@ -19,6 +19,7 @@ from throughtime.nn.reference import reference_layer
 from throughtime.symbolic.equation import Equation, trace
 from throughtime.symbolic.graph import Width, structure
 from throughtime.symbolic.language import Cell
+from throughtime.symbolic.noise import direction_seed
 from throughtime.symbolic.program import lower
 
 Backend = Literal["compiled", "reference"]
@@ -98,7 +99,8 @@ class Recurrent(nn.Module):
             programs[True] = programs[False]
         self._programs = programs
         self._names = [p.name for p in self.layout.parameters]
-        self._loop = [p.name for p in self.layout.of_kind("recurrent")]
+        used = {m: {self.layout.places[x.name][0] for x in p.recurrence.matrices} for m, p in programs.items()}
+        self._loops = {mode: [name for name in self._names if name in names] for mode, names in used.items()}
         self._biases = [p.name for p in self.layout.of_kind("bias")]
         self._biases_add_up = self.layout.biases_add_up
         self._kinds: dict[tuple[int, tuple[int, ...], bool], Kind] = {}
@@ -252,8 +254,9 @@ class Recurrent(nn.Module):
                 else:
                     found[array] = own[array]
             reads.append(found)
-            parameters.append([own[name] for name in self._loop])
-        job = Job(kind, x.shape[0], x.shape[1], call.batch_first, call.lengths, origin, seed)
+            parameters.append([own[name] for name in self._loops[self.training]])
+        seeds = tuple(direction_seed(seed, d) for d in directions)
+        job = Job(kind, x.shape[0], x.shape[1], call.batch_first, call.lengths, origin, seeds)
         done = run(job, Operands({}, starts, reads, parameters))
         return done.joint["out"], done.ends  # type: ignore[return-value]
 
@@ -261,13 +264,13 @@ class Recurrent(nn.Module):
         key = min(level, 1), directions, self.training
         found = self._kinds.get(key)
         if found is None:
-            sizes = self.sizes(level)
-            places = {
-                matrix: (self._loop.index(name), self.layout[name].first_row(block, sizes))
-                for matrix, (name, block) in self.layout.places.items()
-            }
+            sizes, loop, program = self.sizes(level), self._loops[self.training], self._programs[self.training]
+            places = {}
+            for matrix in program.recurrence.matrices:
+                name, block = self.layout.places[matrix.name]
+                places[matrix.name] = loop.index(name), self.layout[name].first_row(block, sizes)
             reverse = tuple(d == 1 for d in directions)
-            found = self._kinds[key] = Kind(self._programs[self.training], sizes, places, len(self._loop), reverse)
+            found = self._kinds[key] = Kind(program, sizes, places, len(loop), reverse)
         return found
 
     def own_parameters(self, level: int, direction: int) -> dict[str, Tensor]:

@@ -110,7 +110,8 @@ def reference_layer(
     weights = {p.name: own[p.name] for p in layer.layout.of_kind("weight")}
     if x.dim() == 2:
         x = one_hot(x, sizes["input"]).to(layer.any_weight)
-    evaluator = Evaluator(layer.training, maps, biases, weights, {**sizes, "rows": x.shape[1]}, seed, x)
+    own_seed = noise.direction_seed(seed, direction)
+    evaluator = Evaluator(layer.training, maps, biases, weights, {**sizes, "rows": x.shape[1]}, own_seed, x)
     states = [
         x.new_zeros(x.shape[1], size_of(w, sizes)) if s is None else s[0]
         for s, w in zip(starts, layer.state_widths, strict=True)

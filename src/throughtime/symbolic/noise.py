@@ -29,6 +29,11 @@ def mix(v: Any) -> Any:
     return v ^ (v >> 14)
 
 
+def direction_seed(seed: int, direction: int) -> int:
+    """The two directions of a layer draw different numbers."""
+    return (seed + direction * GOLDEN * GOLDEN) % 2**62
+
+
 def uniform(seed: int, stream: int, time: Any, sequence: Any, unit: Any) -> Any:
     """Numbers in [0, 1), multiples of 2^-24. `sequence` [B, 1] and `unit` [W] are int64 tensors, `time` a number."""
     key = mix((seed & MASK) ^ stream)

@@ -24,6 +24,7 @@ TT_INLINE uint32_t mix(uint32_t v) {
 template <class Cell, class T, bool Whole>
 struct At {
   const Call<Cell, T>& call;
+  int64_t seed;
   const T* const* reads;
   T* const* writes;
   T* const* sums;
@@ -60,8 +61,8 @@ struct At {
   }
 
   TT_INLINE Vec<T> noise(uint32_t stream, bool fixed) const {
-    uint32_t key = mix(uint32_t(call.seed) ^ stream);
-    key = mix(key ^ uint32_t(uint64_t(call.seed) >> 32));
+    uint32_t key = mix(uint32_t(seed) ^ stream);
+    key = mix(key ^ uint32_t(uint64_t(seed) >> 32));
     key = mix(key ^ (fixed ? 0u : uint32_t(call.origin + t)));
     key = mix(key ^ uint32_t(b));
     Vec<T> result;

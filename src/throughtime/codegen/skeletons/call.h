@@ -22,6 +22,7 @@ struct Array {
 template <class Cell, class T>
 struct Group {
   bool reverse;
+  int64_t seed;
   Array<const T> start[Cell::carries];
   Array<T> end[Cell::carries];
   Array<const T> reads[Cell::reads + 1];
@@ -31,6 +32,7 @@ struct Group {
 
   const int64_t* parse(const int64_t* a) {
     reverse = *a++ != 0;
+    seed = *a++;
     for (int k = 0; k < Cell::carries; ++k, a += 4) {
       start[k] = {(const T*)a[0], 0, a[1]};
       end[k] = {(T*)a[2], 0, a[3]};
@@ -47,7 +49,7 @@ using Parallel = void (*)(int64_t tasks, int64_t threads, void (*task)(void*, in
 
 template <class Cell, class T>
 struct Call {
-  int64_t steps, rows, groups, threads, origin, seed;
+  int64_t steps, rows, groups, threads, origin;
   const int64_t* lengths;  // null: every sequence is steps long
   Parallel parallel;
   int64_t width[Cell::widths];

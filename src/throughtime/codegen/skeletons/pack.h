@@ -38,6 +38,14 @@ int64_t pack_phases(const Call<Cell, T>& call, const Group<Cell, T>& group, T* t
   return passed;
 }
 
+// The most sums over units that one phase makes.
+template <class... Phases>
+constexpr int totals_of(Sequence<Phases...>) {
+  int most = 1;
+  ((most = Phases::totals > most ? Phases::totals : most), ...);
+  return most;
+}
+
 template <class Cell, class T, class... Phases>
 int64_t most_nets(Sequence<Phases...>) {
   int64_t most = 1;

@@ -28,7 +28,7 @@ struct Slice {
   const T* packed_here = nullptr;
 
   static constexpr int per_row = Cell::carries + Cell::buffers;
-  static constexpr int most_totals = 16;
+  static constexpr int most_totals = totals_of(typename Cell::Phases{});
 
   Slice(const Call<Cell, T>& c, const Group<Cell, T>& g, const T* p, int64_t f, int64_t r)
       : call(c), group(g), packed(p), first(f), rows(r) {}
@@ -192,11 +192,11 @@ struct Slice {
         const int64_t n = width - unit;
         const T* here = net + half * lanes<T>;
         if (n >= lanes<T>) {
-          At<Cell, T, true> at{call, reads, writes, sums, buffer + r * per_row, next + r * Cell::carries, here,
+          At<Cell, T, true> at{call, group.seed, reads, writes, sums, buffer + r * per_row, next + r * Cell::carries, here,
                                totals + i * Phase::totals, t, b, unit, lanes<T>};
           Phase::pointwise(at);
         } else if (n > 0) {
-          At<Cell, T, false> at{call, reads, writes, sums, buffer + r * per_row, next + r * Cell::carries, here,
+          At<Cell, T, false> at{call, group.seed, reads, writes, sums, buffer + r * per_row, next + r * Cell::carries, here,
                                 totals + i * Phase::totals, t, b, unit, int(n)};
           Phase::pointwise(at);
         }
@@ -205,7 +205,6 @@ struct Slice {
 
   template <class... Phases>
   void loop(Sequence<Phases...>) {
-    static_assert(((Phases::totals <= most_totals) && ...), "more sums over units in one phase than most_totals");
     for (int64_t k = 0; k < call.steps; ++k) {
       const int64_t t = group.reverse ? call.steps - 1 - k : k;
       if (k == 0 || call.lengths) select_active(t);
@@ -232,8 +231,8 @@ template <class Cell, class T>
 int run_call(const int64_t* a) {
   Call<Cell, T> call = {};
   call.steps = a[0], call.rows = a[1], call.groups = a[2], call.threads = a[3];
-  call.origin = a[4], call.seed = a[5], call.lengths = (const int64_t*)a[6], call.parallel = (Parallel)a[7];
-  a += 8;
+  call.origin = a[4], call.lengths = (const int64_t*)a[5], call.parallel = (Parallel)a[6];
+  a += 7;
   for (int k = 0; k < Cell::widths; ++k) call.width[k] = *a++;
   call.group = (Group<Cell, T>*)malloc(size_t(call.groups) * sizeof(Group<Cell, T>));
   call.packed = (T**)calloc(size_t(call.groups), sizeof(T*));
