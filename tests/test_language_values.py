@@ -109,7 +109,9 @@ def test_conditions_are_joined_by_operators_of_the_language(step):
     assert "and & | ~ between conditions" in told(step)
 
 
-@pytest.mark.parametrize("thing", [None, tt.cells.Elman, tt.Cell(), torch.nn.RNN(1, 1)], ids=["None", "a class", "no step", "a module"])
+@pytest.mark.parametrize(
+    "thing", [None, tt.cells.Elman, tt.Cell(), torch.nn.RNN(1, 1)], ids=["None", "a class", "no step", "a module"]
+)
 def test_what_is_no_cell(thing):
     with pytest.raises(tt.EquationError, match=r"is no cell: a cell is an instance of a tt.Cell subclass"):
         trace(thing)
