@@ -53,7 +53,7 @@ def resolve(settings: TrainSettings, corpus: Corpus) -> tuple[TrainSettings, lis
     if embedding is None:
         embedding = 0 if corpus.vocabulary.size <= ONE_HOT_UNITS else min(hidden[0], LARGEST_EMBEDDING)
     bptt = settings.bptt or (256 if settings.by_line else 64)
-    batch = settings.batch or (32 if settings.by_line else 64)
+    batch = settings.batch or 32
     if not settings.by_line and batch * bptt > units:
         before = batch, bptt
         bptt = min(bptt, units)

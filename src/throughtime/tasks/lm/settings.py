@@ -48,7 +48,7 @@ class TrainSettings:
     bptt: int | None = None
     """Steps through which errors flow back; the state is carried on. Default: 64, or 256 with --by-line."""
     batch: int | None = None
-    """Sequences side by side. Default: 64, or 32 with --by-line."""
+    """Sequences side by side. Default: 32, fewer if the text is short."""
     optimizer: Optimizer = "adam"
     """How gradients become updates."""
     lr: float | None = None
