@@ -15,7 +15,7 @@ from throughtime.tasks.lm.corpus import load_corpus, load_text, whole_lines
 from throughtime.tasks.lm.settings import TrainSettings
 from throughtime.tasks.lm.text import read_documents
 from throughtime.tasks.lm.vocabulary import UNKNOWN, Vocabulary, build_vocabulary
-from throughtime.tasks.lm.words import chinese_mode, join_words, split_words
+from throughtime.tasks.lm.words import Chinese, chinese_mode, split_words
 
 
 def write(folder: Path, name: str, content: bytes) -> str:
@@ -114,6 +114,12 @@ WORDS = [
     ("床前明月光，\n", ["床", "前", "明", "月", "光", "，", "\n"]),
     ("用RNN写诗", ["用", "RNN", "写", "诗"]),
 ]
+
+
+def join_words(words: list[str], chinese: Chinese) -> str:
+    """What a model of these words writes for them."""
+    vocabulary = Vocabulary("word", ("", *dict.fromkeys(words)), chinese)
+    return vocabulary.decode([vocabulary.tokens.index(word) for word in words])
 
 
 @pytest.mark.parametrize(("text", "words"), WORDS)

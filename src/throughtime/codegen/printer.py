@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from throughtime.codegen.phases import Phase, arguments
 from throughtime.symbolic.functions import OPERATIONS
-from throughtime.symbolic.graph import LEAVES, Node
+from throughtime.symbolic.graph import Node
 
 if TYPE_CHECKING:
     from throughtime.codegen.source import _Source
@@ -94,6 +94,3 @@ def _number(value: float) -> str:
         if value not in (float("inf"), float("-inf"))
         else f"T({'-' if value < 0 else ''}__builtin_inf())"
     )
-
-
-__all__ = ["LEAVES", "Printer"]

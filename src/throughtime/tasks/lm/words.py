@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from collections.abc import Iterable
 from typing import Any, Literal
 
 from throughtime.tasks.errors import Failure
@@ -49,15 +48,6 @@ def separator(before: str | None, after: str, chinese: Chinese) -> str:
     if after in _SPACE_BEFORE_NONE or before in _SPACE_AFTER_NONE or _is_wide(before) or _is_wide(after):
         return ""
     return " "
-
-
-def join_words(tokens: Iterable[str], chinese: Chinese) -> str:
-    """Readable text from tokens; the spaces are put back by rule, so they may differ from the original's."""
-    text, before = "", None
-    for token in tokens:
-        text += separator(before, token, chinese) + token
-        before = token
-    return text
 
 
 def _is_han(token: str) -> bool:
