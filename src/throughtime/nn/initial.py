@@ -89,7 +89,7 @@ def default_(layer: Layer) -> Layer:
         if spec.kind in ("bias", "weight"):
             parameter.fill_(spec.init)
     glorot_(orthogonal_(layer))
-    if len(layer.state_names) > 1 and any(p.has("f") for p in layer.layout.of_kind("bias")):
+    if len(layer.state_names) > 1 and any(p.has("f") for p in layer.derived.layout.of_kind("bias")):
         forget_bias_(layer, 1.0)
     return layer
 

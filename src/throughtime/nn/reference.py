@@ -95,19 +95,19 @@ def reference_layer(
     states [1, B, width]."""
     sizes = layer.sizes(level)
     own = layer.own_parameters(level, direction)
-    equation = layer.equations[False]
+    equation, table = layer.derived.equations[False], layer.derived.layout
     maps: dict[tuple[str, int], Tensor] = {}
     for a in equation.affines:
         for k, v in enumerate(a.vectors):
-            name, block = ("weight_ih", a.name) if v is equation.input else layer.layout.places[matrix_name(a.name, k)]
-            first = layer.layout[name].first_row(block, sizes)
+            name, block = ("weight_ih", a.name) if v is equation.input else table.places[matrix_name(a.name, k)]
+            first = table[name].first_row(block, sizes)
             maps[a.name, k] = own[name][first : first + size_of(a.width, sizes)]
     biases: dict[str, Tensor] = {}
-    for p in layer.layout.of_kind("bias"):
+    for p in table.of_kind("bias"):
         for name, width in p.rows:
             part = own[p.name].narrow(0, p.first_row(name, sizes), size_of(width, sizes))
             biases[name] = biases[name] + part if name in biases else part
-    weights = {p.name: own[p.name] for p in layer.layout.of_kind("weight")}
+    weights = {p.name: own[p.name] for p in table.of_kind("weight")}
     if x.dim() == 2:
         x = one_hot(x, sizes["input"]).to(layer.any_weight)
     own_seed = noise.direction_seed(seed, direction)

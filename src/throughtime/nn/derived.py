@@ -1,0 +1,59 @@
+"""What follows from a cell's equation for a layer: its parameter table, its programs, and the kinds of calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from throughtime.nn.kernels import Sizes
+from throughtime.nn.operation import Kind
+from throughtime.nn.parameters import Layout, check_equations, layout
+from throughtime.nn.program import Program
+from throughtime.symbolic.equation import Equation, trace
+from throughtime.symbolic.graph import Width, structure
+from throughtime.symbolic.language import Cell
+from throughtime.symbolic.program import lower
+
+
+class Derived:
+    """See the module. What differs between training and evaluation is listed by mode, True for training.
+
+    `loops`: the parameters that hold matrices of the loop, by name. `noisy`: whether a step draws random numbers.
+    """
+
+    def __init__(self, cell: Cell, bias: bool, num_layers: int) -> None:
+        self.equations: dict[bool, Equation] = {mode: trace(cell, mode) for mode in (False, True)}
+        equation = self.equations[False]
+        check_equations(cell, self.equations, num_layers)
+        self.layout: Layout = layout(cell, equation, bias)
+        self.state_names = [s.name for s in equation.states]
+        self.state_widths: list[Width] = [s.seen.width for s in equation.states]
+        self.noisy = {m: any(n.op == "noise" for n in e.graph.nodes) for m, e in self.equations.items()}
+        programs = {
+            m: Program(lower(e, self.layout.input_order, self.layout.bias_blocks())) for m, e in self.equations.items()
+        }
+        if len({structure(p.recurrence.roots) for p in programs.values()}) == 1:
+            programs[True] = programs[False]
+        self.programs = programs
+        self.names = [p.name for p in self.layout.parameters]
+        used = {m: {self.layout.places[x.name][0] for x in p.recurrence.matrices} for m, p in programs.items()}
+        self.loops = {mode: [name for name in self.names if name in names] for mode, names in used.items()}
+        self.biases = [p.name for p in self.layout.of_kind("bias")]
+        self._kinds: dict[tuple[tuple[tuple[Width, int], ...], tuple[bool, ...], bool], Kind] = {}
+
+    def kind(self, sizes: Sizes, reverse: tuple[bool, ...], training: bool) -> Kind:
+        """What calls of these sizes in these directions have in common."""
+        key = tuple(sizes.items()), reverse, training
+        found = self._kinds.get(key)
+        if found is None:
+            found = self._kinds[key] = Kind(
+                self.programs[training], sizes, self._places(sizes, training), len(self.loops[training]), reverse
+            )
+        return found
+
+    def _places(self, sizes: Sizes, training: bool) -> Mapping[str, tuple[int, int]]:
+        loop = self.loops[training]
+        places = {}
+        for matrix in self.programs[training].recurrence.matrices:
+            name, block = self.layout.places[matrix.name]
+            places[matrix.name] = loop.index(name), self.layout[name].first_row(block, sizes)
+        return places
