@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
+from throughtime.nn.calls import Kind
 from throughtime.nn.kernels import Sizes
-from throughtime.nn.operation import Kind
 from throughtime.nn.parameters import Layout, check_equations, layout
 from throughtime.nn.program import Program
 from throughtime.symbolic.equation import Equation, trace
 from throughtime.symbolic.graph import Width, structure
 from throughtime.symbolic.language import Cell
 from throughtime.symbolic.program import lower
+from throughtime.symbolic.stored import save_cell
 
 
 class Derived:
@@ -21,6 +23,7 @@ class Derived:
     """
 
     def __init__(self, cell: Cell, bias: bool, num_layers: int) -> None:
+        self._text = {"cell": save_cell(cell), "bias": bias}
         self.equations: dict[bool, Equation] = {mode: trace(cell, mode) for mode in (False, True)}
         equation = self.equations[False]
         check_equations(cell, self.equations, num_layers)
@@ -38,15 +41,22 @@ class Derived:
         used = {m: {self.layout.places[x.name][0] for x in p.recurrence.matrices} for m, p in programs.items()}
         self.loops = {mode: [name for name in self.names if name in names] for mode, names in used.items()}
         self.biases = [p.name for p in self.layout.of_kind("bias")]
-        self._kinds: dict[tuple[tuple[tuple[Width, int], ...], tuple[bool, ...], bool], Kind] = {}
+        self._kinds: dict[tuple[object, ...], Kind] = {}
 
-    def kind(self, sizes: Sizes, reverse: tuple[bool, ...], training: bool) -> Kind:
-        """What calls of these sizes in these directions have in common."""
-        key = tuple(sizes.items()), reverse, training
+    def kind(self, sizes: Sizes, reverse: tuple[bool, ...], streams: tuple[int, ...], training: bool) -> Kind:
+        """What calls of these sizes in these directions have in common; `streams`: the number of each one's noise."""
+        key = tuple(sizes.items()), reverse, streams, training
         found = self._kinds.get(key)
         if found is None:
+            facts = {"sizes": list(sizes.items()), "reverse": reverse, "streams": streams, "training": training}
             found = self._kinds[key] = Kind(
-                self.programs[training], sizes, self._places(sizes, training), len(self.loops[training]), reverse
+                json.dumps(self._text | facts, ensure_ascii=False),
+                self.programs[training],
+                sizes,
+                self._places(sizes, training),
+                len(self.loops[training]),
+                reverse,
+                streams,
             )
         return found
 

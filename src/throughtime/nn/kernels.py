@@ -50,15 +50,16 @@ PER = {"time": TIME, "row": ROW, "unit": UNIT}
 
 
 class Place(NamedTuple):
-    """Where a kernel finds one of its arrays: tensor number `slot` of the call, from `offset` on.
+    """Where a kernel finds one of its arrays: tensor number `slot` of the call, from byte `offset` on.
 
-    `kind` and `offset`: TIME [T, B, ...], ROW and SUM [B, ...] and UNIT [...] count bytes; CARRY [groups, B, W] counts
-    groups; MATRIX [rows, columns] counts rows.
+    `kind`: TIME [T, B, ...], ROW and SUM [B, ...], UNIT [...], CARRY [directions, B, W] or MATRIX [rows, columns]; in
+    the last two the array begins at `number` of the first axis.
     """
 
     slot: int
     kind: int
     offset: int
+    number: int = 0
 
 
 class Kernel:
@@ -86,44 +87,61 @@ class Kernel:
     def __call__(
         self,
         tensors: Sequence[Tensor | None],
-        reverse: Sequence[bool],
+        sampled: Sequence[bool],
         groups: Sequence[Sequence[Place]],
         numbers: Sequence[int],
+        reverse: Sequence[bool],
+        seeds: Sequence[int],
+        lengths: Tensor | None,
         steps: int,
         rows: int,
-        lengths: Tensor | None,
         origin: int,
-        seeds: Sequence[int],
+        samples: int,
     ) -> None:
-        """Runs `steps` steps of `rows` sequences. `reverse`: for each group, whether its time runs backwards. `groups`:
-        the places of its carries (start and end of each), reads, writes, sums and matrices. `numbers`: the `widths`.
+        """Runs `steps` steps of `rows` sequences. `groups`: the places of its carries (start and end of each), reads,
+        writes, sums and matrices. `numbers`: the `widths`. `reverse`: for each group, whether its time runs backwards.
+        `samples`: 0, or how often all groups run, each time with the next element of those tensors that are `sampled`;
+        then `lengths` may be [samples, B]. `seeds`: one for each group, of each sample or of all; or none.
 
         Raises MemoryError if work space cannot be had.
         """
         if self._function is None:
             self.compile()
-        words = [steps, rows, len(groups), torch.get_num_threads(), origin]
-        words += (0 if lengths is None else lengths.data_ptr(), self._parallel, *numbers)
-        found = [None if t is None else (t.data_ptr(), t.stride()) for t in tensors]
+        times = max(samples, 1)
+        words = [steps, rows, times * len(groups), torch.get_num_threads(), origin, self._parallel, *numbers]
         size = self._bytes
-        for backwards, seed, places in zip(reverse, seeds, groups, strict=True):
-            words += (backwards, seed)
-            for slot, kind, offset in places:
-                entry = found[slot]
-                if entry is None:  # a carry that starts from zero
-                    words += (0, 0)
-                    continue
-                address, strides = entry
-                if kind == TIME:
-                    words += (address + offset, strides[0], strides[1])
-                elif kind == CARRY:
-                    words += (address + offset * strides[0] * size, strides[1])
-                elif kind == MATRIX:
-                    words += (address + offset * strides[0] * size, strides[0], strides[1])
-                elif kind == SUM:
-                    words += (address + offset, strides[0])
-                else:
-                    words += (address + offset, 0, strides[0] if kind == ROW else 0)
+        # Of each tensor: where it lies, its strides, and the bytes from one sample to the next.
+        found: list[tuple[int, Sequence[int], int] | None] = []
+        for t, own in zip(tensors, sampled, strict=True):
+            if t is None:
+                found.append(None)
+            elif own:
+                found.append((t.data_ptr(), t.stride()[1:], t.stride(0) * size))
+            else:
+                found.append((t.data_ptr(), t.stride(), 0))
+        lengths_at = 0 if lengths is None else lengths.data_ptr()
+        lengths_step = 0 if lengths is None or lengths.dim() == 1 else lengths.stride(0) * lengths.itemsize
+        for sample in range(times):
+            for g, places in enumerate(groups):
+                seed = seeds[(sample * len(groups) + g) % len(seeds)] if seeds else 0
+                words += (reverse[g], seed, lengths_at + sample * lengths_step)
+                for slot, kind, offset, number in places:
+                    entry = found[slot]
+                    if entry is None:  # a carry that starts from zero
+                        words += (0, 0)
+                        continue
+                    address, strides, sample_step = entry
+                    address += sample * sample_step + offset
+                    if kind == TIME:
+                        words += (address, strides[0], strides[1])
+                    elif kind == CARRY:
+                        words += (address + number * strides[0] * size, strides[1])
+                    elif kind == MATRIX:
+                        words += (address + number * strides[0] * size, strides[0], strides[1])
+                    elif kind == SUM:
+                        words += (address, strides[0])
+                    else:
+                        words += (address, 0, strides[0] if kind == ROW else 0)
         packed = array("q", words)
         if self._function(packed.buffer_info()[0]):  # type: ignore[misc]
             raise MemoryError(f"{self.recurrence.name}: no memory for the work space of {rows} sequences")

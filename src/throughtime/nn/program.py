@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import torch
 
+from throughtime.codegen.source import widths
 from throughtime.nn.kernels import (
     CARRY,
     MATRIX,
@@ -22,12 +25,14 @@ from throughtime.nn.kernels import (
     size_of,
 )
 from throughtime.symbolic.adjoint import Adjoint, adjoint
+from throughtime.symbolic.graph import Width
 from throughtime.symbolic.program import Recurrence
+from throughtime.symbolic.tangent import tangent
 
 
 def is_joint(array: str) -> bool:
-    """Whether the groups share the array side by side: the output and everything that is a derivative by it."""
-    return array.replace("d_", "") == "out"
+    """Whether the directions share the array side by side: the output and everything that is a derivative by it."""
+    return re.fullmatch(r"((d|dot)\d*_)*out", array) is not None
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Program:
     def __init__(self, recurrence: Recurrence) -> None:
         self.recurrence = recurrence
         self._kernels: dict[tuple[bool, torch.dtype], Kernel] = {}
+        self._tangents: dict[bool, Program] = {}
         self.reads = {r.array: r.per for r in recurrence.reads}
         self.joint = [n for n in self.reads if is_joint(n)]
         self.own = [n for n in self.reads if not is_joint(n)]
@@ -75,25 +81,29 @@ class Program:
     def backward_of_kept(self) -> Program:
         return Program(self.adjoint_of_kept.backward)
 
+    def tangent(self, moving_matrices: bool) -> Program:
+        found = self._tangents.get(moving_matrices)
+        if found is None:
+            found = self._tangents[moving_matrices] = Program(tangent(self.adjoint.forward, moving_matrices))
+        return found
+
     def forward(self, keep: bool) -> Recurrence:
         return self.adjoint.forward if keep else self.recurrence
 
     def kernel(self, keep: bool, dtype: torch.dtype) -> Kernel:
-        """The kernel that keeps what the backward pass needs, or the one that does not. The first is compiled together
-        with the backward kernel, for the one is always followed by the other."""
+        """The kernel that keeps what the backward pass needs, or the one that does not."""
         found = self._kernels.get((keep, dtype))
         if found is None:
             found = self._kernels[keep, dtype] = Kernel(self.forward(keep), dtype)
-            if keep:
-                compile_together([found, self.backward.kernel(False, dtype)])
         return found
 
 
 class Plan:
     """What every call of one kind has in common: sizes of the results, and where the kernel finds what.
 
-    The tensors of a call are, in this order: inputs (joint reads, carries' starts, then for each group its reads and
-    parameters) and outputs (joint writes, carries' ends, then for each group its writes and sums).
+    The tensors of a call are, in this order: inputs (joint reads, carries' starts, then for each direction its reads
+    and parameters) and outputs (joint writes, carries' ends, then for each direction its writes and sums). The kernel
+    runs a group for each direction and each head.
     """
 
     def __init__(
@@ -102,13 +112,15 @@ class Plan:
         keep: bool,
         dtype: torch.dtype,
         sizes: Sizes,
-        groups: int,
+        directions: int,
+        heads: int,
         places: Mapping[str, tuple[int, int]],
         parameters: int,
     ) -> None:
         recurrence = program.forward(keep)
-        self.kernel = program.kernel(keep, dtype)
-        self.numbers = [size_of(w, sizes) for w in self.kernel.widths]
+        self.program, self.dtype, self.keep = program, dtype, keep
+        of_head = {w: n // heads if w == "hidden" else n for w, n in sizes.items()}
+        self.numbers = [size_of(w, of_head) for w in widths(recurrence)]
         reads = column_blocks(recurrence.reads, sizes)
         writes = column_blocks(recurrence.writes, sizes)
         sums = column_blocks(recurrence.sums, sizes)
@@ -116,54 +128,70 @@ class Plan:
         def columns(blocks: dict[str, tuple[int, int]]) -> int:
             return sum(width for _, width in blocks.values())
 
-        self.joint_writes = {n: columns(b) * groups for n, b in writes.items() if is_joint(n)}
+        self.directions, self.heads = directions, heads
+        self.joint_writes = {n: columns(b) * directions for n, b in writes.items() if is_joint(n)}
         self.own_writes = {n: columns(b) for n, b in writes.items() if not is_joint(n)}
         self.sums = {n: columns(b) for n, b in sums.items()}
         self.ends = [size_of(c.next.width, sizes) for c in recurrence.carries]
         carries = len(self.ends)
-        per_group = len(program.own) + parameters
-        self.inputs = len(program.joint) + carries + groups * per_group
+        per_direction = len(program.own) + parameters
+        self.inputs = len(program.joint) + carries + directions * per_direction
         first_end = self.inputs + len(self.joint_writes)
         results = len(self.own_writes) + len(self.sums)
         bytes_ = dtype.itemsize
         self.groups: list[list[Place]] = []
-        for g in range(groups):
-            base = len(program.joint) + carries + g * per_group
-            result = first_end + carries + g * results
+        for d, head in product(range(directions), range(heads)):
+            base = len(program.joint) + carries + d * per_direction
+            result = first_end + carries + d * results
+
+            def part(width: Width, head: int = head) -> int:
+                """The first of this head's units."""
+                return head * of_head["hidden"] if width == "hidden" else 0
+
             found: list[Place] = []
-            for k in range(carries):
-                found += [Place(len(program.joint) + k, CARRY, g), Place(first_end + k, CARRY, g)]
+            for k, c in enumerate(recurrence.carries):
+                offset = part(c.next.width) * bytes_
+                found += [Place(len(program.joint) + k, CARRY, offset, d), Place(first_end + k, CARRY, offset, d)]
             for r in recurrence.used_reads:
-                column = reads[r.array][r.name][0]
+                column = reads[r.array][r.name][0] + part(r.node.width)
                 if is_joint(r.array):
-                    slot, column = program.joint.index(r.array), column + g * columns(reads[r.array])
+                    slot, column = program.joint.index(r.array), column + d * columns(reads[r.array])
                 else:
                     slot = base + program.own.index(r.array)
                 found.append(Place(slot, PER[r.per], column * bytes_))
             for w in recurrence.writes:
-                column = writes[w.array][w.name][0]
+                column = writes[w.array][w.name][0] + part(w.node.width)
                 if is_joint(w.array):
                     slot = self.inputs + list(self.joint_writes).index(w.array)
-                    column += g * columns(writes[w.array])
+                    column += d * columns(writes[w.array])
                 else:
                     slot = result + list(self.own_writes).index(w.array)
                 found.append(Place(slot, TIME, column * bytes_))
             for s in recurrence.sums:
+                column = sums[s.array][s.name][0] + part(s.node.width)
                 slot = result + len(self.own_writes) + list(self.sums).index(s.array)
-                found.append(Place(slot, SUM, sums[s.array][s.name][0] * bytes_))
+                found.append(Place(slot, SUM, column * bytes_))
             for m in recurrence.matrices:
                 number, row = places[m.name]
-                found.append(Place(base + len(program.own) + number, MATRIX, row))
+                found.append(Place(base + len(program.own) + number, MATRIX, 0, row + part(m.rows)))
             self.groups.append(found)
-        self._program, self._sizes, self._places = program, sizes, places
+        self._sizes, self._places = sizes, places
+
+    @cached_property
+    def kernel(self) -> Kernel:
+        """The kernel that keeps what the backward pass needs is compiled together with the backward kernel, for the one
+        is always followed by the other."""
+        if self.keep:
+            compile_together([self.program.kernel(True, self.dtype), self.program.backward.kernel(False, self.dtype)])
+        return self.program.kernel(self.keep, self.dtype)
 
     @cached_property
     def products(self) -> list[MatrixProduct]:
-        return self._products(self._program.adjoint)
+        return self._products(self.program.adjoint)
 
     @cached_property
     def products_of_kept(self) -> list[MatrixProduct]:
-        return self._products(self._program.adjoint_of_kept)
+        return self._products(self.program.adjoint_of_kept)
 
     def _products(self, derived: Adjoint) -> list[MatrixProduct]:
         """The matrix gradients, neighbours joined into one product where their rows and error terms lie together."""
@@ -177,7 +205,7 @@ class Plan:
             rows = vector[2] if entry.transposed else delta[2]
             found.append(MatrixProduct(number, row, rows, delta, vector, entry.transposed))
         found.sort(key=lambda p: (p.parameter, p.row, p.vector, p.delta))
-        if len({(p.parameter, p.row) for p in found}) < len(found):
+        if self.heads > 1 or len({(p.parameter, p.row) for p in found}) < len(found):
             return found  # a shared map: its products are added up one by one
         joined: list[MatrixProduct] = []
         for p in found:

@@ -89,7 +89,7 @@ def reference_layer(
     lengths: Tensor | None,
     level: int,
     direction: int,
-    seed: int,
+    seed: Tensor | None,
 ) -> tuple[Tensor, list[Tensor]]:
     """One layer in one direction: x [T, B, I] or word numbers [T, B], starts [1, B, width] -> output [T, B, H], final
     states [1, B, width]."""
@@ -110,7 +110,7 @@ def reference_layer(
     weights = {p.name: own[p.name] for p in table.of_kind("weight")}
     if x.dim() == 2:
         x = one_hot(x, sizes["input"]).to(layer.any_weight)
-    own_seed = noise.direction_seed(seed, direction)
+    own_seed = 0 if seed is None else noise.direction_seed(int(seed), direction)
     evaluator = Evaluator(layer.training, maps, biases, weights, {**sizes, "rows": x.shape[1]}, own_seed, x)
     states = [
         x.new_zeros(x.shape[1], size_of(w, sizes)) if s is None else s[0]

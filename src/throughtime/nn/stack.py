@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn.functional import dropout, embedding, linear, one_hot
 from torch.utils.checkpoint import checkpoint
 
-from throughtime.nn.operation import Job, Operands, run
+from throughtime.nn.calls import Job, Operands
+from throughtime.nn.operation import run
 from throughtime.nn.reference import reference_layer
-from throughtime.symbolic.noise import direction_seed
+from throughtime.nn.registered import run_traced
 
 if TYPE_CHECKING:
     from throughtime.nn.recurrent import Recurrent
@@ -36,7 +37,7 @@ def _run_layer(
     layer: Recurrent, x: Tensor, starts: list[Tensor | None], call: Call, level: int
 ) -> tuple[Tensor, list[Tensor]]:
     """x [T, B, I] or word numbers [T, B], starts [D, B, W] -> output [T, B, D·H] and the final states [D, B, W]."""
-    seed = int(torch.randint(2**62, ())) if layer.derived.noisy[layer.training] else 0
+    seed = torch.randint(2**62, ()) if layer.derived.noisy[layer.training] else None
     chunked = layer.recompute is not None and torch.is_grad_enabled()
     if layer.backend == "compiled" and not chunked:
         return _recur(layer, x, starts, call, level, tuple(range(layer.directions)), 0, seed)
@@ -52,7 +53,13 @@ def _run_layer(
 
 
 def _chunks(
-    layer: Recurrent, x: Tensor, starts: list[Tensor | None], call: Call, level: int, direction: int, seed: int
+    layer: Recurrent,
+    x: Tensor,
+    starts: list[Tensor | None],
+    call: Call,
+    level: int,
+    direction: int,
+    seed: Tensor | None,
 ) -> tuple[Tensor, list[Tensor]]:
     """The recurrence in pieces of `recompute` steps, each run again in the backward pass."""
     assert layer.recompute is not None
@@ -78,11 +85,11 @@ def _recur(
     level: int,
     directions: tuple[int, ...],
     origin: int,
-    seed: int,
+    seed: Tensor | None,
 ) -> tuple[Tensor, list[Tensor]]:
     """The compiled recurrence over x, whose first step is number `origin`."""
     derived = layer.derived
-    kind = derived.kind(layer.sizes(level), tuple(d == 1 for d in directions), layer.training)
+    kind = derived.kind(layer.sizes(level), tuple(d == 1 for d in directions), directions, layer.training)
     reads: list[dict[str, Tensor]] = []
     parameters: list[list[Tensor]] = []
     for d in directions:
@@ -99,9 +106,11 @@ def _recur(
                 found[array] = own[array]
         reads.append(found)
         parameters.append([own[name] for name in derived.loops[layer.training]])
-    seeds = tuple(direction_seed(seed, d) for d in directions)
-    job = Job(kind, x.shape[0], x.shape[1], call.batch_first, call.lengths, origin, seeds)
-    done = run(job, Operands({}, starts, reads, parameters))
+    job = Job(kind, x.shape[0], x.shape[1], call.batch_first, origin)
+    operands = Operands(call.lengths, seed, {}, starts, reads, parameters)
+    if torch.compiler.is_compiling():
+        return run_traced(job, operands)
+    done = run(job, operands)
     return done.joint["out"], done.ends  # type: ignore[return-value]
 
 
@@ -121,6 +130,6 @@ def _input_product(x: Tensor, matrix: Tensor) -> Tensor:
             return linear(x.transpose(0, 1), matrix).transpose(0, 1)
         return linear(x, matrix)
     table = matrix.t()
-    if x.numel() * 4 > table.shape[0]:
+    if not torch.compiler.is_compiling() and x.numel() * 4 > table.shape[0]:
         table = table.contiguous()  # rows that lie together are fetched faster than columns
     return embedding(x, table)

@@ -7,10 +7,12 @@ loop (vertically), and the gradient of a matrix M used as y = M v is Σ δ_y v�
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 from throughtime.symbolic.functions import OPERATIONS
-from throughtime.symbolic.graph import Graph, Node, reachable, rebuild
+from throughtime.symbolic.graph import Graph, Node, Width, reachable, rebuild
 from throughtime.symbolic.program import Carry, Read, Recurrence, Sum, Write
 from throughtime.symbolic.saved import choose_saved
 
@@ -38,7 +40,7 @@ class Adjoint:
     """A recurrence's forward pass with what it keeps, and its backward pass.
 
     `backward` reads `d_<array>` for every array that `forward` was given to write, `d_<sum>` per row for every sum, and
-    what was kept.
+    what was kept (of an adjoint of an adjoint the prefix is another one, see `fresh_prefix`).
     Its carries are the adjoints of the forward's carries. It writes `d_<array>` for every array the forward reads per
     time step, and `delta` for error terms of products that are in no such array. Its sums are the gradients of what the
     forward reads per unit or per row.
@@ -73,23 +75,25 @@ class _Adjoints:
             for k, part in enumerate(group):
                 sums.append(part) if k == 0 else sums.append(sums.pop() + part)
         result = sums[0] if len(sums) == 1 else sums[0] + sums[1]
-        self.complete[node.index] = result = _widened(result, node, self.graph)
+        self.complete[node.index] = result = widened(result, node, self.graph)
         return result
 
     def of(self, node: Node) -> Node:
         found = self.complete.get(node.index)
-        return _widened(self.graph.const(0), node, self.graph) if found is None else found
+        return widened(self.graph.const(0), node, self.graph) if found is None else found
 
 
-def _widened(value: Node, like: Node, graph: Graph) -> Node:
+def widened(value: Node, like: Node, graph: Graph) -> Node:
+    """The value in the width of another: a number for each sequence stands for all its units."""
     return value if value.width == like.width else graph.node("spread", (value,), width=like.width)
 
 
 def adjoint(recurrence: Recurrence) -> Adjoint:
     """Derives the backward pass; error enters through everything that `recurrence` writes, sums and carries."""
-    forward = _copied(recurrence)
+    forward = copied(recurrence)
     nodes = forward.nodes
-    carried, entering, adjoints = _propagate(forward, nodes)
+    prefix = fresh_prefix("d", forward)
+    carried, entering, adjoints = _propagate(forward, nodes, prefix)
 
     roots = [adjoints.of(c.seen) for c in forward.carries] + [adjoints.of(r.node) for r in forward.reads]
     products = [n for n in nodes if n.op == "linear" and n.index in adjoints.complete]
@@ -100,48 +104,57 @@ def adjoint(recurrence: Recurrence) -> Adjoint:
     forward, kept = _keep(forward, choose_saved(forward, needed, [n.args[0] for n in products]))
 
     target = Graph(OPERATIONS)
-    moved: dict[int, Node] = {}
-    reads: list[Read] = []
     blocks: list[Read | Write] = [r for r in forward.reads if r.per != "time"]
     constant = {r.array for r in blocks}
     for array in dict.fromkeys(block.array for _, block in kept.values() if block.array not in constant):
         # The whole array: a block of it that is not needed still holds its place.
         blocks += [w for w in forward.writes if w.array == array] or [r for r in forward.reads if r.array == array]
-    for block in blocks:
-        name = f"{block.array}.{block.name}" if block.array.startswith("saved") else block.name
-        read = target.node("read", data=name, width=block.node.width)
-        read.label = block.node.label
-        moved.setdefault(block.node.index, read)
-        reads.append(Read(block.array, block.name, read, block.per if isinstance(block, Read) else "time"))
+    reads, moved = copied_reads(blocks, target)
     for r in entering:
-        moved[r.node.index] = target.node("read", data=r.node.data, width=r.node.width)
+        moved[r.node.index] = new_read(target, r.node.data, r.node.width)
         reads.append(replace(r, node=moved[r.node.index]))
     made = rebuild(roots, target, moved)
     for node, name in carried:
         made.setdefault(node.index, target.node("carry", data=name, width=node.width))
 
-    writes, sums = _results(forward, adjoints, made, target)
+    writes, sums = _results(forward, adjoints, made, prefix)
     gradients = _matrix_gradients(products, adjoints, made, kept, writes, fresh_name("delta", forward))
     carries = tuple(
         Carry(name, made[node.index], made[adjoints.of(c.seen).index])
         for c, (node, name) in zip(forward.carries, carried, strict=True)
     )
-    backward = Recurrence(
-        f"{recurrence.name}.backward", target, carries, tuple(reads), tuple(writes), tuple(sums), recurrence.matrices
-    )
+    name = f"{recurrence.name}.backward"
+    backward = Recurrence(name, target, carries, tuple(reads), tuple(writes), tuple(sums), recurrence.matrices, prefix)
     return Adjoint(forward, backward, tuple(gradients))
 
 
 def fresh_name(wished: str, recurrence: Recurrence) -> str:
     """A name for an array that the recurrence does not use: the adjoint of an adjoint keeps values of its own."""
-    taken = {r.array for r in recurrence.reads} | {w.array for w in recurrence.writes}
+    taken = _arrays(recurrence)
     while wished in taken:
         wished += "_"
     return wished
 
 
-def _copied(recurrence: Recurrence) -> Recurrence:
-    """The recurrence in a graph of its own: adjoints are built beside the values they belong to."""
+def fresh_prefix(letters: str, recurrence: Recurrence) -> str:
+    """What the derivatives by this recurrence's arrays are named with: "d_", or "d2_", ... where it is itself derived
+    and such names are taken."""
+    taken = _arrays(recurrence)
+    taken |= {fresh_name("saved", recurrence)}
+    for order in count(1):
+        prefix = f"{letters}_" if order == 1 else f"{letters}{order}_"
+        if not any(prefix + array in taken for array in taken):
+            break
+    return prefix
+
+
+def _arrays(recurrence: Recurrence) -> set[str]:
+    blocks: list[Read | Write | Sum] = [*recurrence.reads, *recurrence.writes, *recurrence.sums]
+    return {block.array for block in blocks}
+
+
+def copied(recurrence: Recurrence) -> Recurrence:
+    """The recurrence in a graph of its own: derivatives are built beside the values they belong to."""
     graph = Graph(OPERATIONS)
     leaves = [r.node for r in recurrence.reads] + [c.seen for c in recurrence.carries]
     made = rebuild([*leaves, *recurrence.nodes], graph, {})  # all of them, to keep the author's order
@@ -155,20 +168,43 @@ def _copied(recurrence: Recurrence) -> Recurrence:
     )
 
 
-def _propagate(forward: Recurrence, nodes: list[Node]) -> tuple[list[tuple[Node, str]], list[Read], _Adjoints]:
+def new_read(graph: Graph, wished: str, width: Width) -> Node:
+    """A leaf of its own: in high derivatives two arrays may have blocks of one name."""
+    taken = {n.data for n in graph.nodes if n.op == "read"}
+    while wished in taken:
+        wished += "_"
+    return graph.node("read", data=wished, width=width)
+
+
+def copied_reads(blocks: Iterable[Read | Write], target: Graph) -> tuple[list[Read], dict[int, Node]]:
+    """Blocks of a pass that has run, as reads of another: the reads, and which value each stands for."""
+    reads: list[Read] = []
+    moved: dict[int, Node] = {}
+    for block in blocks:
+        name = f"{block.array}.{block.name}" if "saved" in block.array else block.name
+        read = new_read(target, name, block.node.width)
+        read.label = block.node.label
+        moved.setdefault(block.node.index, read)
+        reads.append(Read(block.array, block.name, read, block.per if isinstance(block, Read) else "time"))
+    return reads, moved
+
+
+def _propagate(
+    forward: Recurrence, nodes: list[Node], prefix: str
+) -> tuple[list[tuple[Node, str]], list[Read], _Adjoints]:
     """Walks the step backwards. Returns the adjoint carries, the cotangents read, and every value's adjoint."""
     graph = forward.graph
     adjoints = _Adjoints(graph)
     carried = []
     for c in forward.carries:
-        name = f"d_{c.name}"
+        name = prefix + c.name
         carried.append((graph.node("carry", data=name, width=c.next.width), name))
         adjoints.add(c.next, carried[-1][0])
     entering: list[Read] = []
 
     def enters(node: Node, array: str, name: str, per: str) -> None:
-        read = graph.node("read", data=f"d_{name}", width=node.width)
-        entering.append(Read(f"d_{array}", f"d_{name}", read, per))
+        read = new_read(graph, prefix + name, node.width)
+        entering.append(Read(prefix + array, prefix + name, read, per))
         adjoints.add(node, read)
 
     for w in forward.writes:
@@ -213,16 +249,16 @@ def _keep(forward: Recurrence, values: list[Node]) -> tuple[Recurrence, dict[int
 
 
 def _results(
-    forward: Recurrence, adjoints: _Adjoints, made: dict[int, Node], target: Graph
+    forward: Recurrence, adjoints: _Adjoints, made: dict[int, Node], prefix: str
 ) -> tuple[list[Write], list[Sum]]:
     """What leaves the loop for every read of the forward pass."""
     writes, sums = [], []
     for r in forward.reads:
         node = made[adjoints.of(r.node).index]
         if r.per == "time":
-            writes.append(Write(f"d_{r.array}", f"d_{r.name}", node))
+            writes.append(Write(prefix + r.array, prefix + r.name, node))
         else:
-            sums.append(Sum(f"d_{r.array}", f"d_{r.name}", node))
+            sums.append(Sum(prefix + r.array, prefix + r.name, node))
     return writes, sums
 
 

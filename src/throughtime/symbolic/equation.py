@@ -117,7 +117,7 @@ class Tracer:
         what = f'weight("{name}")'
         if name.startswith(("weight_", "bias")):
             raise EquationError(f"{what} would be taken for a matrix or a bias: choose another name")
-        if name in ("x", "out", "net") or name.startswith("d_"):
+        if name in ("x", "out", "net") or re.match(r"(d|dot)\d*_", name):
             raise EquationError(f"{what} has a name that the derivation uses itself: choose another name")
         width = self._width(like, what)
         if isinstance(init, bool) or not isinstance(init, Real):

@@ -65,7 +65,10 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Recurrence:
-    """One time step of a program; see the module's docstring."""
+    """One time step of a program; see the module's docstring.
+
+    `prefix`: what the names of derivatives begin with, where the program is derived from another.
+    """
 
     name: str
     graph: Graph
@@ -74,6 +77,7 @@ class Recurrence:
     writes: tuple[Write, ...]
     sums: tuple[Sum, ...]
     matrices: tuple[Matrix, ...]
+    prefix: str = ""
 
     @property
     def roots(self) -> list[Node]:

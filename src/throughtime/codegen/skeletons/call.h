@@ -18,11 +18,12 @@ struct Array {
   int64_t step, row;
 };
 
-// One group (a direction) of a call, read from the flat list of numbers that crosses the C interface.
+// One group (a direction, or a head of one) of a call, read from the flat list of numbers that crosses the C interface.
 template <class Cell, class T>
 struct Group {
   bool reverse;
   int64_t seed;
+  const int64_t* lengths;  // null: every sequence is as long as the call
   Array<const T> start[Cell::carries];
   Array<T> end[Cell::carries];
   Array<const T> reads[Cell::reads + 1];
@@ -33,6 +34,7 @@ struct Group {
   const int64_t* parse(const int64_t* a) {
     reverse = *a++ != 0;
     seed = *a++;
+    lengths = (const int64_t*)*a++;
     for (int k = 0; k < Cell::carries; ++k, a += 4) {
       start[k] = {(const T*)a[0], 0, a[1]};
       end[k] = {(T*)a[2], 0, a[3]};
@@ -50,7 +52,6 @@ using Parallel = void (*)(int64_t tasks, int64_t threads, void (*task)(void*, in
 template <class Cell, class T>
 struct Call {
   int64_t steps, rows, groups, threads, origin;
-  const int64_t* lengths;  // null: every sequence is steps long
   Parallel parallel;
   int64_t width[Cell::widths];
   Group<Cell, T>* group;

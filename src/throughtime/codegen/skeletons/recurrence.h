@@ -90,7 +90,7 @@ struct Slice {
     count = 0;
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t b = first + r;
-      if (!call.lengths || call.origin + t < call.lengths[b]) {
+      if (!group.lengths || call.origin + t < group.lengths[b]) {
         active[count++] = r;
         continue;
       }
@@ -207,7 +207,7 @@ struct Slice {
   void loop(Sequence<Phases...>) {
     for (int64_t k = 0; k < call.steps; ++k) {
       const int64_t t = group.reverse ? call.steps - 1 - k : k;
-      if (k == 0 || call.lengths) select_active(t);
+      if (k == 0 || group.lengths) select_active(t);
       if (count == 0) continue;
       packed_here = packed;
       (run<Phases>(t), ...);
@@ -231,8 +231,8 @@ template <class Cell, class T>
 int run_call(const int64_t* a) {
   Call<Cell, T> call = {};
   call.steps = a[0], call.rows = a[1], call.groups = a[2], call.threads = a[3];
-  call.origin = a[4], call.lengths = (const int64_t*)a[5], call.parallel = (Parallel)a[6];
-  a += 7;
+  call.origin = a[4], call.parallel = (Parallel)a[5];
+  a += 6;
   for (int k = 0; k < Cell::widths; ++k) call.width[k] = *a++;
   call.group = (Group<Cell, T>*)malloc(size_t(call.groups) * sizeof(Group<Cell, T>));
   call.packed = (T**)calloc(size_t(call.groups), sizeof(T*));
