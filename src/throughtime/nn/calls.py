@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -110,7 +110,8 @@ class Kind:
 @dataclass(frozen=True, slots=True)
 class Job:
     """One call, apart from its tensors: `steps` T and `rows` B; `origin`: the number of the first step; `keep`:
-    whether to keep what the backward pass needs; `samples`: 0, or S independent calls in one, each tensor with an axis
+    whether to keep what the backward pass needs; `errors`: is given, for each direction, the error terms [T, B, ...] of
+    a traced call when they are known; `samples`: 0, or S independent calls in one, each tensor with an axis
     of S in front or, if they share it, without."""
 
     kind: Kind
@@ -120,6 +121,7 @@ class Job:
     origin: int = 0
     keep: bool = False
     samples: int = 0
+    errors: Callable[[int, Tensor], None] | None = None
 
 
 RANKS = {"time": 3, "row": 2, "unit": 1, "start": 3, "parameter": 2}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 
 from throughtime.nn.calls import Kind
 from throughtime.nn.kernels import Sizes
-from throughtime.nn.parameters import Layout, check_equations, layout
+from throughtime.nn.parameters import Layout, check_equations, check_heads, layout
 from throughtime.nn.program import Program
 from throughtime.symbolic.equation import Equation, trace
 from throughtime.symbolic.graph import Width, structure
@@ -22,41 +23,56 @@ class Derived:
     `loops`: the parameters that hold matrices of the loop, by name. `noisy`: whether a step draws random numbers.
     """
 
-    def __init__(self, cell: Cell, bias: bool, num_layers: int) -> None:
-        self._text = {"cell": save_cell(cell), "bias": bias}
+    def __init__(self, cell: Cell, bias: bool, num_layers: int, heads: int = 1) -> None:
+        self.heads = heads
+        self._text = {"cell": save_cell(cell), "bias": bias, "heads": heads}
         self.equations: dict[bool, Equation] = {mode: trace(cell, mode) for mode in (False, True)}
         equation = self.equations[False]
         check_equations(cell, self.equations, num_layers)
-        self.layout: Layout = layout(cell, equation, bias)
+        self.layout: Layout = layout(cell, equation, bias, heads)
         self.state_names = [s.name for s in equation.states]
         self.state_widths: list[Width] = [s.seen.width for s in equation.states]
         self.noisy = {m: any(n.op == "noise" for n in e.graph.nodes) for m, e in self.equations.items()}
-        programs = {
-            m: Program(lower(e, self.layout.input_order, self.layout.bias_blocks())) for m, e in self.equations.items()
-        }
-        if len({structure(p.recurrence.roots) for p in programs.values()}) == 1:
-            programs[True] = programs[False]
-        self.programs = programs
+        self.programs = self._programs(traced=False)
+        if heads > 1:
+            for p in self.programs.values():
+                check_heads(cell, p.recurrence)
         self.names = [p.name for p in self.layout.parameters]
-        used = {m: {self.layout.places[x.name][0] for x in p.recurrence.matrices} for m, p in programs.items()}
+        used = {m: {self.layout.places[x.name][0] for x in p.recurrence.matrices} for m, p in self.programs.items()}
         self.loops = {mode: [name for name in self.names if name in names] for mode, names in used.items()}
         self.biases = [p.name for p in self.layout.of_kind("bias")]
         self._kinds: dict[tuple[object, ...], Kind] = {}
 
-    def kind(self, sizes: Sizes, reverse: tuple[bool, ...], streams: tuple[int, ...], training: bool) -> Kind:
+    def _programs(self, traced: bool) -> dict[bool, Program]:
+        order, biases = self.layout.input_order, self.layout.bias_blocks()
+        programs = {m: Program(lower(e, order, biases, traced)) for m, e in self.equations.items()}
+        if len({structure(p.recurrence.roots) for p in programs.values()}) == 1:
+            programs[True] = programs[False]
+        return programs
+
+    @cached_property
+    def traced_programs(self) -> dict[bool, Program]:
+        """The programs that also write every value with a name."""
+        return self._programs(traced=True)
+
+    def kind(
+        self, sizes: Sizes, reverse: tuple[bool, ...], streams: tuple[int, ...], training: bool, traced: bool = False
+    ) -> Kind:
         """What calls of these sizes in these directions have in common; `streams`: the number of each one's noise."""
-        key = tuple(sizes.items()), reverse, streams, training
+        key = tuple(sizes.items()), reverse, streams, training, traced
         found = self._kinds.get(key)
         if found is None:
             facts = {"sizes": list(sizes.items()), "reverse": reverse, "streams": streams, "training": training}
+            facts["traced"] = traced
             found = self._kinds[key] = Kind(
                 json.dumps(self._text | facts, ensure_ascii=False),
-                self.programs[training],
+                (self.traced_programs if traced else self.programs)[training],
                 sizes,
                 self._places(sizes, training),
                 len(self.loops[training]),
                 reverse,
                 streams,
+                self.heads,
             )
         return found
 

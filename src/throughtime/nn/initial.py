@@ -95,5 +95,6 @@ def default_(layer: Layer) -> Layer:
 
 
 def _blocks(parameter: Tensor, spec: Parameter, sizes: Sizes) -> list[Tensor]:
-    """The parameter cut into its maps."""
-    return [parameter.narrow(0, spec.first_row(name, sizes), size_of(width, sizes)) for name, width in spec.rows]
+    """The parameter cut into its maps, and those into their heads."""
+    maps = [parameter.narrow(0, spec.first_row(name, sizes), size_of(width, sizes)) for name, width in spec.rows]
+    return [head for m in maps for head in m.chunk(spec.heads)]

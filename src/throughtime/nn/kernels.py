@@ -24,7 +24,8 @@ Sizes = Mapping[Width, int]
 
 
 def size_of(width: Width, sizes: Sizes) -> int:
-    return width if isinstance(width, int) else sizes[width]
+    found = sizes.get(width)
+    return int(width) if found is None else found
 
 
 def column_blocks(blocks: Sequence[Read | Write | Sum], sizes: Sizes) -> dict[str, dict[str, tuple[int, int]]]:

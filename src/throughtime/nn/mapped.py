@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from throughtime.nn.calls import RANKS, Job
+
+_is_legacy = torch._C._functorch.is_legacy_batchedtensor
 
 _ROW_AXIS = {"time": 1, "row": 0, "start": 1}
 """Where each kind of array has its axis of sequences."""
@@ -55,6 +58,31 @@ def mapped_call(job: Job, values: Sequence[Tensor | None], dims: Sequence[Any], 
         axis = _ROW_AXIS.get(role, 0)
         folded.append(value.movedim(0, axis).flatten(axis, axis + 1))
     return Call(replace(job, rows=size * job.rows), folded, size, True)
+
+
+def over_several(
+    derivative: Callable[..., list[Tensor | None]], directions: Sequence[Tensor | None]
+) -> Sequence[Tensor | None]:
+    """`derivative(*directions)`; where torch.autograd sends several errors back at once (`is_grads_batched`), or
+    tangents forward, which it marks in a way of its own that torch.func does not know, as one vmap over them."""
+    several = [v is not None and _is_legacy(v) for v in directions]
+    if not any(several):
+        return derivative(*directions)
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    bare = [
+        torch._remove_batch_dim(v, level, 1, 0) if v is not None and own else v
+        for v, own in zip(directions, several, strict=True)
+    ]
+    known: list[bool] = []
+
+    def present(*directions: Tensor | None) -> tuple[Tensor, ...]:
+        found = derivative(*directions)
+        known[:] = [g is not None for g in found]
+        return tuple(g for g in found if g is not None)
+
+    at = iter(torch.func.vmap(present, tuple(0 if own else None for own in several))(*bare))
+    return [torch._add_batch_dim(next(at).contiguous(), 0, level) if there else None for there in known]
 
 
 def _sampled(job: Job, front: list[Tensor | None], dims: Sequence[Any], size: int, roles: Sequence[str]) -> Call:

@@ -22,6 +22,7 @@ from throughtime.nn import mapped
 from throughtime.nn.calls import Job, Operands, Results, launch, sort_operands, sort_results
 from throughtime.nn.products import Columns, matrix_gradients
 from throughtime.nn.program import Plan
+from throughtime.symbolic.adjoint import ERRORS
 
 _transforms_active = torch._C._are_functorch_transforms_active
 
@@ -58,7 +59,11 @@ class _Recur(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         job, plan, operands, results = _saved(ctx, grads)
-        return (None, None, None, *_backward(job, plan, operands, results, sort_results(plan, grads)))
+
+        def gradients(*grads: Tensor | None) -> list[Tensor | None]:
+            return _backward(job, plan, operands, results, sort_results(plan, grads))
+
+        return (None, None, None, *mapped.over_several(gradients, grads))
 
 
 class _Transformed(torch.autograd.Function):
@@ -85,7 +90,11 @@ class _Transformed(torch.autograd.Function):
         plan = job.kind.plan(True, saved[-1].dtype)
         operands = sort_operands(job.kind, saved[:count])
         results = sort_results(plan, saved[count:])
-        return tuple(_tangent(job, plan, operands, results, sort_operands(job.kind, dots)))
+
+        def tangents(*dots: Tensor | None) -> list[Tensor | None]:
+            return _tangent(job, plan, operands, results, sort_operands(job.kind, dots))
+
+        return tuple(mapped.over_several(tangents, dots))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], job: Job, *values: Tensor | None) -> Any:
@@ -115,8 +124,14 @@ def _backward(job: Job, plan: Plan, operands: Operands, results: Results, enteri
         errors = ((entering.writes[d], writes), (entering.sums[d], sums))
         own.append(_reads(kind.program.own, prefix, (operands.reads[d], writes), errors))
     given = operands.lengths, operands.seed
-    done = run(replace(job, kind=kind, keep=False), Operands(*given, joint, entering.ends, own, operands.parameters))
+    done = run(
+        replace(job, kind=kind, keep=False, errors=None),
+        Operands(*given, joint, entering.ends, own, operands.parameters),
+    )
 
+    if job.errors is not None:
+        for d in range(plan.directions):
+            job.errors(d, done.writes[d][ERRORS])  # type: ignore[arg-type]
     gradients: list[Tensor | None] = [done.joint.get(prefix + n) for n in operands.joint]
     gradients += [None if s is None else e for s, e in zip(operands.starts, done.ends, strict=True)]
     products = plan.products_of_kept if second else plan.products
@@ -153,7 +168,7 @@ def _tangent(job: Job, plan: Plan, operands: Operands, results: Results, dots: O
             for ps, moved in zip(parameters, dots.parameters, strict=True)
         ]
     given = operands.lengths, operands.seed
-    done = run(replace(job, kind=kind, keep=False), Operands(*given, joint, dots.starts, own, parameters))
+    done = run(replace(job, kind=kind, keep=False, errors=None), Operands(*given, joint, dots.starts, own, parameters))
     tangents = [done.joint[prefix + n] for n in plan.joint_writes] + done.ends
     for d in range(plan.directions):
         tangents += [done.writes[d][prefix + n] for n in plan.own_writes]

@@ -13,7 +13,7 @@ from throughtime.nn.kernels import Sizes, size_of
 from throughtime.symbolic.equation import Affine, Equation
 from throughtime.symbolic.graph import EquationError, Width
 from throughtime.symbolic.language import Cell
-from throughtime.symbolic.program import matrix_name
+from throughtime.symbolic.program import Recurrence, matrix_name
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Parameter:
     """One learned tensor [Σ widths of rows, columns], or a vector [Σ widths of rows] where `columns` is None.
 
     `kind`: "input" (applied to x before the loop), "recurrent" (applied inside it), "bias" or "weight" (per unit; its
-    first value is `init`).
+    first value is `init`). `heads`: each block of rows is that many matrices one below the other, each of which maps
+    its own share of the vector.
     """
 
     name: str
@@ -29,10 +30,11 @@ class Parameter:
     rows: tuple[tuple[str, Width], ...]
     columns: Width | None = None
     init: float = 0.0
+    heads: int = 1
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
         rows = sum(size_of(w, sizes) for _, w in self.rows)
-        return (rows,) if self.columns is None else (rows, size_of(self.columns, sizes))
+        return (rows,) if self.columns is None else (rows, size_of(self.columns, sizes) // self.heads)
 
     def first_row(self, name: str, sizes: Sizes) -> int:
         names = [n for n, _ in self.rows]
@@ -89,7 +91,17 @@ def check_equations(cell: Cell, equations: Mapping[bool, Equation], num_layers: 
         )
 
 
-def layout(cell: Cell, equation: Equation, bias: bool = True) -> Layout:
+def check_heads(cell: Cell, recurrence: Recurrence) -> None:
+    """Raises EquationError for a step that cannot be cut into blocks of units, each of which sees only itself."""
+    other = next((n for n in recurrence.nodes if n.width not in (1, "hidden")), None)
+    if other is not None:
+        raise EquationError(
+            f"{cell.name} cannot have heads: its step has a vector of the width {other.width!r} inside the loop, where "
+            "all must be as wide as the state"
+        )
+
+
+def layout(cell: Cell, equation: Equation, bias: bool = True, heads: int = 1) -> Layout:
     """The parameter table of a cell. Raises EquationError for a table that does not fit its equation."""
     uses: dict[str, Affine] = {}
     for a in equation.affines:
@@ -115,7 +127,7 @@ def layout(cell: Cell, equation: Equation, bias: bool = True) -> Layout:
         order = _ordered(cell, cell.recurrent_gates or cell.gates, [a for a, _ in members])
         position = {a.name: k for a, k in members}
         columns = members[0][0].vectors[members[0][1]].width
-        result.parameters.append(Parameter(name, "recurrent", _rows(order), columns))
+        result.parameters.append(Parameter(name, "recurrent", _rows(order), columns, heads=heads))
         result.places |= {matrix_name(a.name, position[a.name]): (name, a.name) for a in order}
     if bias:
         _add_biases(cell, result, uses)

@@ -120,6 +120,7 @@ class Plan:
         recurrence = program.forward(keep)
         self.program, self.dtype, self.keep = program, dtype, keep
         of_head = {w: n // heads if w == "hidden" else n for w, n in sizes.items()}
+        sizes = {**sizes, 1: heads}  # a number for each sequence is one for each head
         self.numbers = [size_of(w, of_head) for w in widths(recurrence)]
         reads = column_blocks(recurrence.reads, sizes)
         writes = column_blocks(recurrence.writes, sizes)
@@ -145,8 +146,8 @@ class Plan:
             result = first_end + carries + d * results
 
             def part(width: Width, head: int = head) -> int:
-                """The first of this head's units."""
-                return head * of_head["hidden"] if width == "hidden" else 0
+                """The first of this head's numbers."""
+                return head * size_of(width, of_head)
 
             found: list[Place] = []
             for k, c in enumerate(recurrence.carries):

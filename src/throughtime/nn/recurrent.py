@@ -13,6 +13,7 @@ from throughtime.nn.derived import Derived
 from throughtime.nn.kernels import size_of
 from throughtime.nn.parameters import Parameter
 from throughtime.nn.stack import run_stack
+from throughtime.nn.trace import Trace
 from throughtime.symbolic.graph import Width
 from throughtime.symbolic.language import Cell
 
@@ -32,6 +33,8 @@ class Recurrent(nn.Module):
         dropout: probability of dropping each number between layers, in training.
         bidirectional: D = 2 directions, whose outputs stand side by side.
         learn_initial_state: the state before the first step is a parameter instead of 0.
+        heads: the hidden units are cut into so many blocks, each of which sees only itself in every recurrent map and
+            every sum over units: weight_hh is [rows, H / heads]. Beck et al. 2024, arXiv:2405.04517, section 2.2.
         recompute: None keeps what the backward pass needs; a number n keeps the states at every n-th step only and
             runs the rest again in the backward pass, with the same gradients: memory for time.
         backend: "compiled" runs kernels derived from the equation; "reference" runs the equation itself, step by step.
@@ -52,6 +55,7 @@ class Recurrent(nn.Module):
         dropout: float = 0.0,
         bidirectional: bool = False,
         learn_initial_state: bool = False,
+        heads: int = 1,
         recompute: int | None = None,
         backend: Backend = "compiled",
         device: Any = None,
@@ -59,11 +63,13 @@ class Recurrent(nn.Module):
     ) -> None:
         super().__init__()
         shapes.check_options(input_size, hidden_size, num_layers, dropout, recompute, backend)
+        shapes.check_heads(hidden_size, heads)
         self.cell = cell
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout = bias, batch_first, float(dropout)
         self.bidirectional, self.recompute, self.backend = bidirectional, recompute, backend
-        self.derived = Derived(cell, bias, num_layers)
+        self.heads = heads
+        self.derived = Derived(cell, bias, num_layers, heads)
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         for suffix, level in self._suffixes():
             for spec in self.derived.layout.parameters:
@@ -82,7 +88,7 @@ class Recurrent(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self.derived = Derived(self.cell, self.bias, self.num_layers)
+        self.derived = Derived(self.cell, self.bias, self.num_layers, self.heads)
 
     def reset_parameters(self) -> None:
         """Draws new weights; see `tt.init.default_`."""
@@ -139,7 +145,7 @@ class Recurrent(nn.Module):
             "dropout": 0.0,
             "bidirectional": False,
         }
-        defaults |= {"learn_initial_state": False, "recompute": None, "backend": "compiled"}
+        defaults |= {"learn_initial_state": False, "heads": 1, "recompute": None, "backend": "compiled"}
         parts += [f"{k}={getattr(self, k)}" for k, v in defaults.items() if getattr(self, k) != v]
         return ", ".join(parts)
 
@@ -148,16 +154,27 @@ class Recurrent(nn.Module):
         input: Tensor,
         state: Tensor | tuple[Tensor, ...] | None = None,
         lengths: Tensor | Sequence[int] | None = None,
-    ) -> tuple[Tensor, Any]:
+        *,
+        return_all: bool = False,
+    ) -> Any:
         """Runs the stack over whole sequences; see the class for shapes.
 
         `lengths` [B]: how many steps of each sequence are real, 0 to T. The rest is never read (it may hold NaN), the
         output there is 0, the reverse direction starts at each sequence's own last step, and the final state is the one
         after it.
+
+        `return_all`: also return a `Trace`: every state, gate and pre-activation of every layer and step, and, after
+        backward, the error term of each. The numbers are the same bits with it and without.
         """
         call = shapes.prepare(self, input, state, lengths)
-        output, states = run_stack(self, call)
-        return shapes.finish(call, output.transpose(0, 1) if call.batch_first else output, states)
+        trace = None
+        if return_all:
+            if self.backend != "compiled" or self.recompute is not None:
+                raise ValueError('return_all=True needs backend="compiled" and recompute=None')
+            trace = Trace(call.batch_first, call.batched)
+        output, states = run_stack(self, call, trace)
+        results = shapes.finish(call, output.transpose(0, 1) if call.batch_first else output, states)
+        return results if trace is None else (*results, trace)
 
     def own_parameters(self, level: int, direction: int) -> dict[str, Tensor]:
         """The parameters of one layer in one direction, by their names in the table."""

@@ -28,27 +28,36 @@ class Evaluator:
     biases: Mapping[str, Tensor]
     weights: Mapping[str, Tensor]
     sizes: Mapping[Any, int]
-    seed: int
+    seeds: list[int]
     like: Tensor
     """Has the dtype and the device of every value."""
+    heads: int = 1
+    """Where there are several, vectors as wide as the state are [B, heads, width / heads]."""
     step: int = 0
 
     def affine(self, name: str, vectors: tuple[Tensor, ...], size: Any, bias: bool, shared: bool) -> Tensor:
-        result: Any = self.biases[name] if bias and name in self.biases else 0
+        result: Any = self.cut(self.biases[name]) if bias and name in self.biases else 0
         for k, v in enumerate(vectors):
-            result = result + linear(v, self.maps[name, k])
+            matrix = self.maps[name, k]
+            if v.dim() == 2:
+                result = result + self.cut(linear(v, matrix))
+            else:  # each head maps its own share
+                result = result + torch.einsum("bhi,hoi->bho", v, matrix.reshape(self.heads, -1, matrix.shape[1]))
         return result  # type: ignore[no-any-return]
 
+    def cut(self, vector: Tensor) -> Tensor:
+        """[..., H] as [..., heads, H / heads]."""
+        return vector if self.heads == 1 else vector.reshape(*vector.shape[:-1], self.heads, -1)
+
     def weight(self, name: str, like: Any, init: float) -> Tensor:
-        return self.weights[name]
+        return self.cut(self.weights[name])
 
     def noise(self, name: str, like: Any, fixed: bool) -> Tensor:
-        width = like.shape[-1] if isinstance(like, Tensor) else self.sizes.get(like, like)
+        width = like.shape[-1] if isinstance(like, Tensor) else int(self.sizes.get(like, like))
         rows = torch.arange(self.sizes["rows"]).unsqueeze(1)
-        drawn = noise.uniform(
-            self.seed, noise.stream_number(name), 0 if fixed else self.step, rows, torch.arange(width)
-        )
-        return drawn.to(self.like)  # type: ignore[no-any-return]
+        where = noise.stream_number(name), 0 if fixed else self.step, rows, torch.arange(width)
+        drawn = torch.stack([noise.uniform(seed, *where) for seed in self.seeds], 1)
+        return (drawn if self.heads > 1 else drawn.squeeze(1)).to(self.like)
 
     def time(self) -> Tensor:
         return self.like.new_tensor(float(self.step))
@@ -76,7 +85,7 @@ def run_reference(
                 states = new
                 outputs[t] = new[0]
             else:
-                active = (t < lengths).unsqueeze(1)
+                active = (t < lengths).reshape(-1, *[1] * (new[0].dim() - 1))
                 states = [torch.where(active, n, s) for n, s in zip(new, states, strict=True)]
                 outputs[t] = torch.where(active, new[0], torch.zeros_like(new[0]))
     return torch.stack([outputs[t] for t in steps]), states
@@ -110,11 +119,13 @@ def reference_layer(
     weights = {p.name: own[p.name] for p in table.of_kind("weight")}
     if x.dim() == 2:
         x = one_hot(x, sizes["input"]).to(layer.any_weight)
-    own_seed = 0 if seed is None else noise.direction_seed(int(seed), direction)
-    evaluator = Evaluator(layer.training, maps, biases, weights, {**sizes, "rows": x.shape[1]}, own_seed, x)
+    heads = layer.heads
+    seeds = [0] if seed is None else [noise.direction_seed(int(seed), direction + 2 * k) for k in range(heads)]
+    widths = {**sizes, "hidden": sizes["hidden"] // heads, "rows": x.shape[1]}
+    evaluator = Evaluator(layer.training, maps, biases, weights, widths, seeds, x, heads)
     states = [
-        x.new_zeros(x.shape[1], size_of(w, sizes)) if s is None else s[0]
+        evaluator.cut(x.new_zeros(x.shape[1], size_of(w, sizes)) if s is None else s[0])
         for s, w in zip(starts, layer.state_widths, strict=True)
     ]
     output, ends = run_reference(layer.cell, evaluator, x, states, lengths, direction == 1)
-    return output, [e.unsqueeze(0) for e in ends]
+    return output.flatten(2), [e.flatten(1).unsqueeze(0) for e in ends]

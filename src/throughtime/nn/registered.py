@@ -55,9 +55,10 @@ def _kind(name: str) -> Kind:
             found = _kind(text + "}").derived(steps[0].split("/"))
         else:
             facts = json.loads(text)
-            derived = Derived(load_cell(facts["cell"]), facts["bias"], 1)
+            derived = Derived(load_cell(facts["cell"]), facts["bias"], 1, facts["heads"])
             sizes = dict(facts["sizes"])
-            found = derived.kind(sizes, tuple(facts["reverse"]), tuple(facts["streams"]), facts["training"])
+            directions = tuple(facts["reverse"]), tuple(facts["streams"])
+            found = derived.kind(sizes, *directions, facts["training"], facts["traced"])
         _kinds[name] = found
     return found
 

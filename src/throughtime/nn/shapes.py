@@ -33,6 +33,11 @@ def check_options(
         raise ValueError(f'backend should be "compiled" or "reference", got {backend!r}')
 
 
+def check_heads(hidden_size: int, heads: int) -> None:
+    if type(heads) is not int or heads < 1 or hidden_size % heads:
+        raise ValueError(f"heads should be a number that divides hidden_size ({hidden_size}), got {heads!r}")
+
+
 @dataclass
 class Call:
     """A checked call: x [T, B, I] or word numbers [T, B]; each state [L·D, B, width], or None for zeros."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,20 +14,22 @@ from throughtime.nn.calls import Job, Operands
 from throughtime.nn.operation import run
 from throughtime.nn.reference import reference_layer
 from throughtime.nn.registered import run_traced
+from throughtime.symbolic.program import TRACE
 
 if TYPE_CHECKING:
     from throughtime.nn.recurrent import Recurrent
     from throughtime.nn.shapes import Call
+    from throughtime.nn.trace import Trace
 
 
-def run_stack(layer: Recurrent, call: Call) -> tuple[Tensor, list[Tensor]]:
+def run_stack(layer: Recurrent, call: Call, trace: Trace | None = None) -> tuple[Tensor, list[Tensor]]:
     """x [T, B, I] or word numbers [T, B] -> the output [T, B, D·H] and the final states [L·D, B, W]."""
     x = call.x
     ends: list[list[Tensor]] = []
     for level in range(layer.num_layers):
         first = level * layer.directions
         starts = [None if s is None else s[first : first + layer.directions] for s in call.states]
-        x, final = _run_layer(layer, x, starts, call, level)
+        x, final = _run_layer(layer, x, starts, call, level, trace)
         ends.append(final)
         if layer.dropout and layer.training and level < layer.num_layers - 1:
             x = dropout(x, layer.dropout)
@@ -34,13 +37,13 @@ def run_stack(layer: Recurrent, call: Call) -> tuple[Tensor, list[Tensor]]:
 
 
 def _run_layer(
-    layer: Recurrent, x: Tensor, starts: list[Tensor | None], call: Call, level: int
+    layer: Recurrent, x: Tensor, starts: list[Tensor | None], call: Call, level: int, trace: Trace | None
 ) -> tuple[Tensor, list[Tensor]]:
     """x [T, B, I] or word numbers [T, B], starts [D, B, W] -> output [T, B, D·H] and the final states [D, B, W]."""
     seed = torch.randint(2**62, ()) if layer.derived.noisy[layer.training] else None
     chunked = layer.recompute is not None and torch.is_grad_enabled()
     if layer.backend == "compiled" and not chunked:
-        return _recur(layer, x, starts, call, level, tuple(range(layer.directions)), 0, seed)
+        return _recur(layer, x, starts, call, level, tuple(range(layer.directions)), 0, seed, trace)
     parts = []
     for d in range(layer.directions):
         own = [None if s is None else s[d : d + 1] for s in starts]
@@ -86,10 +89,13 @@ def _recur(
     directions: tuple[int, ...],
     origin: int,
     seed: Tensor | None,
+    trace: Trace | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """The compiled recurrence over x, whose first step is number `origin`."""
     derived = layer.derived
-    kind = derived.kind(layer.sizes(level), tuple(d == 1 for d in directions), directions, layer.training)
+    kind = derived.kind(
+        layer.sizes(level), tuple(d == 1 for d in directions), directions, layer.training, trace is not None
+    )
     reads: list[dict[str, Tensor]] = []
     parameters: list[list[Tensor]] = []
     for d in directions:
@@ -110,7 +116,11 @@ def _recur(
     operands = Operands(call.lengths, seed, {}, starts, reads, parameters)
     if torch.compiler.is_compiling():
         return run_traced(job, operands)
+    if trace is not None:
+        job = replace(job, errors=trace.begin(kind))
     done = run(job, operands)
+    if trace is not None:
+        trace.fill(kind, [w[TRACE] for w in done.writes])  # type: ignore[misc]
     return done.joint["out"], done.ends  # type: ignore[return-value]
 
 

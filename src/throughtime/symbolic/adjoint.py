@@ -13,8 +13,11 @@ from itertools import count
 
 from throughtime.symbolic.functions import OPERATIONS
 from throughtime.symbolic.graph import Graph, Node, Width, reachable, rebuild
-from throughtime.symbolic.program import Carry, Read, Recurrence, Sum, Write
+from throughtime.symbolic.program import TRACE, Carry, Read, Recurrence, Sum, Write
 from throughtime.symbolic.saved import choose_saved
+
+ERRORS = "errors"
+"""The array of the error terms of everything that is traced."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class _Adjoints:
 
     graph: Graph
     waiting: dict[int, list[Node]] = field(default_factory=dict)
+    late: dict[int, Node] = field(default_factory=dict)
+    """Error that enters through the trace is added last: where it is 0, the bits are those of a pass without it."""
     complete: dict[int, Node] = field(default_factory=dict)
 
     def add(self, node: Node, adjoint: Node) -> None:
@@ -66,14 +71,17 @@ class _Adjoints:
 
     def finish(self, node: Node) -> Node | None:
         """Σ of the contributions: products together, so that they become one chain in the kernel, then the rest."""
-        parts = self.waiting.get(node.index)
-        if not parts:
+        parts = self.waiting.get(node.index, [])
+        late = self.late.get(node.index)
+        if not parts and late is None:
             return None
         ordered = [p for p in parts if p.op != "linear"], [p for p in parts if p.op == "linear"]
         sums = []
         for group in ordered:
             for k, part in enumerate(group):
                 sums.append(part) if k == 0 else sums.append(sums.pop() + part)
+        if late is not None:
+            sums = [sums[0] + sums[1] if len(sums) == 2 else sums[0], late] if sums else [late]
         result = sums[0] if len(sums) == 1 else sums[0] + sums[1]
         self.complete[node.index] = result = widened(result, node, self.graph)
         return result
@@ -96,6 +104,8 @@ def adjoint(recurrence: Recurrence) -> Adjoint:
     carried, entering, adjoints = _propagate(forward, nodes, prefix)
 
     roots = [adjoints.of(c.seen) for c in forward.carries] + [adjoints.of(r.node) for r in forward.reads]
+    shown = [w for w in forward.writes if w.array == TRACE]
+    roots += [adjoints.of(w.node) for w in shown]
     products = [n for n in nodes if n.op == "linear" and n.index in adjoints.complete]
     roots += [adjoints.complete[n.index] for n in products]
     own = {n.index for n in nodes} | {r.node.index for r in forward.reads} | {c.seen.index for c in forward.carries}
@@ -119,6 +129,7 @@ def adjoint(recurrence: Recurrence) -> Adjoint:
 
     writes, sums = _results(forward, adjoints, made, prefix)
     gradients = _matrix_gradients(products, adjoints, made, kept, writes, fresh_name("delta", forward))
+    writes += [Write(ERRORS, f"error.{w.name}", made[adjoints.of(w.node).index]) for w in shown]
     carries = tuple(
         Carry(name, made[node.index], made[adjoints.of(c.seen).index])
         for c, (node, name) in zip(forward.carries, carried, strict=True)
@@ -205,7 +216,10 @@ def _propagate(
     def enters(node: Node, array: str, name: str, per: str) -> None:
         read = new_read(graph, prefix + name, node.width)
         entering.append(Read(prefix + array, prefix + name, read, per))
-        adjoints.add(node, read)
+        if array == TRACE:
+            adjoints.late[node.index] = read
+        else:
+            adjoints.add(node, read)
 
     for w in forward.writes:
         enters(w.node, w.array, w.name, "time")

@@ -11,6 +11,7 @@ and whose `linear` nodes are products of a matrix, or of its transpose, with a v
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from throughtime.symbolic.equation import Affine, Equation
@@ -99,12 +100,19 @@ def matrix_name(affine: str, position: int) -> str:
     return f"{affine}.{position}"
 
 
-def lower(equation: Equation, input_order: tuple[str, ...], bias_blocks: tuple[tuple[str, str], ...]) -> Recurrence:
+TRACE = "trace"
+"""The array of everything that has a name."""
+
+
+def lower(
+    equation: Equation, input_order: tuple[str, ...], bias_blocks: tuple[tuple[str, str], ...], traced: bool = False
+) -> Recurrence:
     """The forward pass of a cell, without saved values.
 
     Reads: the array `net`, with W x of every affine map that is given x (blocks in `input_order`); the array `bias`
     (`bias_blocks`: in column order, each block's name and the affine map it is added to); `x` itself where the equation
-    uses it otherwise; each per-unit weight. Carries the states. Writes `out`, the first state.
+    uses it otherwise; each per-unit weight. Carries the states. Writes `out`, the first state; if `traced`, also every
+    value with a name: the states, the author's local variables, and each affine map as `net.<map>`.
     """
     graph = Graph(OPERATIONS)
     reads: dict[str, Read] = {}
@@ -157,5 +165,22 @@ def lower(equation: Equation, input_order: tuple[str, ...], bias_blocks: tuple[t
         elif node.index not in made:
             made.update(rebuild([node], graph, made))
     carries = tuple(Carry(s.name, carry, made[s.new.index]) for s, carry in states)
-    out = Write("out", "out", carries[0].next)
-    return Recurrence(equation.name, graph, carries, tuple(reads.values()), (out,), (), tuple(matrices.values()))
+    writes = [Write("out", "out", carries[0].next)]
+    if traced:
+        named = [(s.name, s.new) for s in equation.states]
+        named += [(f"net.{uses[v.index].name}" if v.op == "affine" else v.label or "", v) for v in values if v.args]
+        writes += _named_once((name, made[v.index]) for name, v in named if name and not v.boolean)
+    return Recurrence(equation.name, graph, carries, tuple(reads.values()), tuple(writes), (), tuple(matrices.values()))
+
+
+def _named_once(named: Iterable[tuple[str, Node]]) -> list[Write]:
+    """A block of the trace for each value, under its first name; a name that is used again gets a number."""
+    writes: dict[str, Write] = {}
+    for name, node in named:
+        if any(w.node is node for w in writes.values()):
+            continue
+        unique, number = name, 2
+        while unique in writes:
+            unique, number = f"{name}_{number}", number + 1
+        writes[unique] = Write(TRACE, unique, node)
+    return list(writes.values())
