@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -107,8 +108,7 @@ class Kind:
             yield from ("parameter" for _ in range(self.parameters))
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """One call, apart from its tensors: `steps` T and `rows` B; `origin`: the number of the first step; `keep`:
     whether to keep what the backward pass needs; `errors`: is given, for each direction, the error terms [T, B, ...] of
     a traced call when they are known; `samples`: 0, or S independent calls in one, each tensor with an axis

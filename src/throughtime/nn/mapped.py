@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ def mapped_call(job: Job, values: Sequence[Tensor | None], dims: Sequence[Any], 
             value = value.expand(size, *value.shape)
         axis = _ROW_AXIS.get(role, 0)
         folded.append(value.movedim(0, axis).flatten(axis, axis + 1))
-    return Call(replace(job, rows=size * job.rows), folded, size, True)
+    return Call(job._replace(rows=size * job.rows), folded, size, True)
 
 
 def over_several(
@@ -87,7 +87,7 @@ def over_several(
 
 def _sampled(job: Job, front: list[Tensor | None], dims: Sequence[Any], size: int, roles: Sequence[str]) -> Call:
     if not job.samples:
-        return Call(replace(job, samples=size), front, size, False)
+        return Call(job._replace(samples=size), front, size, False)
     # A map of a map: every value that one of them differs in has one axis for both.
     ranks = {**RANKS, "lengths": 1, "seed": 0}
     joined: list[Tensor | None] = []
@@ -104,7 +104,7 @@ def _sampled(job: Job, front: list[Tensor | None], dims: Sequence[Any], size: in
         elif not inner:
             value = value.unsqueeze(1).expand(size, job.samples, *value.shape[1:])
         joined.append(value.flatten(0, 1))
-    return Call(replace(job, samples=size * job.samples), joined, size, False)
+    return Call(job._replace(samples=size * job.samples), joined, size, False)
 
 
 def _split(value: Tensor, axis: int, size: int) -> Tensor:

@@ -11,7 +11,6 @@ registered operator (`registered.py`). Behind both stand the same three rules: `
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,10 +36,10 @@ def run(job: Job, operands: Operands) -> Results:
 def run_flat(job: Job, values: Sequence[Tensor | None]) -> tuple[bool, Sequence[Tensor]]:
     """`run` on operands and results in a row; whether what the backward pass needs was kept."""
     if _transforms_active() or forward_ad._current_level >= 0:
-        job = replace(job, keep=True)
+        job = job._replace(keep=True)
         return True, _Transformed.apply(job, *values)  # type: ignore[no-untyped-call]
     if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in values):
-        job = replace(job, keep=True)
+        job = job._replace(keep=True)
         return True, _Recur.apply(job, *values)  # type: ignore[no-untyped-call]
     return job.keep, launch(job, values)
 
@@ -125,7 +124,7 @@ def _backward(job: Job, plan: Plan, operands: Operands, results: Results, enteri
         own.append(_reads(kind.program.own, prefix, (operands.reads[d], writes), errors))
     given = operands.lengths, operands.seed
     done = run(
-        replace(job, kind=kind, keep=False, errors=None),
+        job._replace(kind=kind, keep=False, errors=None),
         Operands(*given, joint, entering.ends, own, operands.parameters),
     )
 
@@ -168,7 +167,7 @@ def _tangent(job: Job, plan: Plan, operands: Operands, results: Results, dots: O
             for ps, moved in zip(parameters, dots.parameters, strict=True)
         ]
     given = operands.lengths, operands.seed
-    done = run(replace(job, kind=kind, keep=False, errors=None), Operands(*given, joint, dots.starts, own, parameters))
+    done = run(job._replace(kind=kind, keep=False, errors=None), Operands(*given, joint, dots.starts, own, parameters))
     tangents = [done.joint[prefix + n] for n in plan.joint_writes] + done.ends
     for d in range(plan.directions):
         tangents += [done.writes[d][prefix + n] for n in plan.own_writes]
@@ -186,12 +185,15 @@ def _reads(
     that enters through that array (given arrays, arrays like them), zeros that take no memory where there is none."""
     found: dict[str, Tensor] = {}
     for name in names:
-        array = next((a for arrays in known if (a := arrays.get(name)) is not None), None)
-        if array is None:
+        for arrays in known:
+            array = arrays.get(name)
+            if array is not None:
+                found[name] = array
+                break
+        else:
             base = name.removeprefix(prefix)
             given, like = next((g[base], a) for g, arrays in entering if (a := arrays.get(base)) is not None)
-            array = like.new_zeros(like.shape[-1]).expand(like.shape) if given is None else given
-        found[name] = array
+            found[name] = like.new_zeros(like.shape[-1]).expand(like.shape) if given is None else given
     return found
 
 

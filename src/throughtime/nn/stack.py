@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -117,7 +116,7 @@ def _recur(
     if torch.compiler.is_compiling():
         return run_traced(job, operands)
     if trace is not None:
-        job = replace(job, errors=trace.begin(kind))
+        job = job._replace(errors=trace.begin(kind))
     done = run(job, operands)
     if trace is not None:
         trace.fill(kind, [w[TRACE] for w in done.writes])  # type: ignore[misc]
