@@ -26,6 +26,7 @@ _HOMES = {
     "EquationError": "throughtime.symbolic.graph",
     "Recurrent": "throughtime.nn.recurrent",
     **dict.fromkeys(("RNN", "GRU", "LSTM"), "throughtime.nn.dropins"),
+    **dict.fromkeys(("RecurrentCell", "RNNCell", "GRUCell", "LSTMCell"), "throughtime.nn.steps"),
 }
 _MODULES = {
     "cells": "throughtime.cells",

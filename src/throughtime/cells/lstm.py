@@ -6,18 +6,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from throughtime.symbolic.functions import sigmoid, tanh
+from throughtime.symbolic.graph import Width
 from throughtime.symbolic.language import Cell, affine, layer_norm, weight
 
 
 @dataclass(frozen=True)
 class LSTM(Cell):
     """Hochreiter and Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735, with forget gate (Gers et al. 2000); optional
-    peepholes (Gers et al. 2002, jmlr.org/papers/v3/gers02a.html)."""
+    peepholes (Gers et al. 2002, jmlr.org/papers/v3/gers02a.html); optionally h is projected to that many numbers (Sak et
+    al. 2014, arXiv:1402.1128, eq. 6)."""
 
     peepholes: bool = False
+    projection: int = 0
 
     gates = ("i", "f", "g", "o")
     biases = 2
+
+    @property
+    def state_widths(self) -> dict[str, Width]:  # type: ignore[override]
+        return {"h": "projection"} if self.projection else {}
 
     def step(self, x: Any, h: Any, c: Any) -> Any:
         peep = (lambda name, c: weight(name) * c) if self.peepholes else (lambda name, c: 0)
@@ -26,7 +33,8 @@ class LSTM(Cell):
         g = tanh(affine("g", x, h))
         c = f * c + i * g
         o = sigmoid(affine("o", x, h) + peep("p_o", c))
-        return o * tanh(c), c
+        h = o * tanh(c)
+        return (affine("hr", h, size="projection", bias=False) if self.projection else h), c
 
 
 class LayerNormLSTM(Cell):

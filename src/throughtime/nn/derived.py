@@ -43,6 +43,9 @@ class Derived:
         self.biases = [p.name for p in self.layout.of_kind("bias")]
         self._kinds: dict[tuple[object, ...], Kind] = {}
 
+    def __deepcopy__(self, memo: object) -> Derived:
+        return self  # nothing in it is a layer's own
+
     def _programs(self, traced: bool) -> dict[bool, Program]:
         order, biases = self.layout.input_order, self.layout.bias_blocks()
         programs = {m: Program(lower(e, order, biases, traced)) for m, e in self.equations.items()}

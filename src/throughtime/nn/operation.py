@@ -57,6 +57,9 @@ class _Recur(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_autocast_enabled("cpu"):  # the products would be rounded to its dtype
+            with torch.autocast("cpu", enabled=False):
+                return _Recur.backward(ctx, *grads)
         job, plan, operands, results = _saved(ctx, grads)
 
         def gradients(*grads: Tensor | None) -> list[Tensor | None]:

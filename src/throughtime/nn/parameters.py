@@ -113,6 +113,8 @@ def layout(cell: Cell, equation: Equation, bias: bool = True, heads: int = 1) ->
     result.input_order = tuple(a.name for a in ordered)
     if ordered:
         result.parameters.append(Parameter("weight_ih", "input", _rows(ordered), "input"))
+    first = equation.states[0].seen.width
+    output = "hidden" if first == "input" else first
     groups: dict[str, list[tuple[Affine, int]]] = {}
     for a in uses.values():
         inside = [k for k, v in enumerate(a.vectors) if v is not equation.input]
@@ -121,7 +123,7 @@ def layout(cell: Cell, equation: Equation, bias: bool = True, heads: int = 1) ->
             result.places[matrix_name(a.name, k)] = ("weight_ih", a.name)
         for ordinal, k in enumerate(inside, 1):
             same = [j for j in inside[:ordinal] if a.vectors[j].width == a.vectors[k].width]
-            name = _group_name(a, a.vectors[k].width, ordinal, len(same), bool(ordered))
+            name = _group_name(a, a.vectors[k].width, output, ordinal, len(same), bool(ordered))
             groups.setdefault(name, []).append((a, k))
     for name, members in groups.items():
         order = _ordered(cell, cell.recurrent_gates or cell.gates, [a for a, _ in members])
@@ -131,6 +133,8 @@ def layout(cell: Cell, equation: Equation, bias: bool = True, heads: int = 1) ->
         result.places |= {matrix_name(a.name, position[a.name]): (name, a.name) for a in order}
     if bias:
         _add_biases(cell, result, uses)
+    if cell.biases == 2:  # torch's order: the two matrices, their biases, then any other
+        result.parameters.sort(key=lambda p: p.kind == "recurrent" and p.name != "weight_hh")
     for w in equation.weights:
         result.parameters.append(Parameter(w.name, "weight", ((w.name, w.width),), None, w.init))
     if not result.parameters:
@@ -142,12 +146,13 @@ def _rows(affines: Iterable[Affine]) -> tuple[tuple[str, Width], ...]:
     return tuple((a.name, a.width) for a in affines)
 
 
-def _group_name(affine: Affine, width: Width, ordinal: int, of_width: int, has_input: bool) -> str:
-    """Maps between the same widths share one tensor, row by row; a map to another width has its own. `ordinal` counts
-    the affine map's vectors inside the loop, `of_width` those of this vector's width."""
+def _group_name(affine: Affine, width: Width, output: Width, ordinal: int, of_width: int, has_input: bool) -> str:
+    """Maps between the same widths share one tensor, row by row; a map to another width has its own. `output`: the
+    width of the first state, whose maps are `weight_hh`. `ordinal` counts the affine map's vectors inside the loop,
+    `of_width` those of this vector's width."""
     if affine.width != "hidden":
         return f"weight_{affine.name}" if ordinal == 1 else f"weight_{affine.name}_{ordinal}"
-    base = {"input": "ih", "hidden": "hh"}.get(str(width), f"{width}h")
+    base = {output: "hh", "input": "ih"}.get(width, f"{width}h")
     if width == "input" and has_input:
         of_width += 1
     return f"weight_{base}" if of_width == 1 else f"weight_{base}{of_width}"
@@ -179,10 +184,10 @@ def _add_biases(cell: Cell, result: Layout, uses: Mapping[str, Affine]) -> None:
             if not found:
                 raise EquationError(f"{cell.name} has biases = 2 but no {matrix}: leave biases at 1")
             result.parameters.append(Parameter(name, "bias", found[0].rows))
-        bare = [a.name for a in uses.values() if not a.bias]
+        covered = {name for _, name in result.bias_blocks()}
+        bare = [a.name for a in uses.values() if not a.bias and a.name in covered]
         if bare:
             raise EquationError(f"{cell.name} has biases = 2, so its map {bare[0]!r} cannot say bias=False")
-        covered = {name for _, name in result.bias_blocks()}
         missing = [a.name for a in biased if a.name not in covered]
         if missing:
             raise EquationError(f"{cell.name} has biases = 2, but {missing[0]!r} is in neither weight_ih nor weight_hh")

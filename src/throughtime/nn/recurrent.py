@@ -12,6 +12,7 @@ from throughtime.nn import initial, shapes
 from throughtime.nn.derived import Derived
 from throughtime.nn.kernels import size_of
 from throughtime.nn.parameters import Parameter
+from throughtime.nn.precision import NARROW, widened
 from throughtime.nn.stack import run_stack
 from throughtime.nn.trace import Trace
 from throughtime.symbolic.graph import Width
@@ -62,7 +63,7 @@ class Recurrent(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        shapes.check_options(input_size, hidden_size, num_layers, dropout, recompute, backend)
+        shapes.check_options(input_size, hidden_size, num_layers, bias, batch_first, dropout, recompute, backend)
         shapes.check_heads(hidden_size, heads)
         self.cell = cell
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
@@ -96,8 +97,12 @@ class Recurrent(nn.Module):
 
     @property
     def any_weight(self) -> Tensor:
-        """One of the parameters, for its dtype and device."""
-        return getattr(self, f"{self.derived.names[0]}_l0")  # type: ignore[no-any-return]
+        """One of the parameters, for its dtype and device; what a parametrization computes is not computed for it."""
+        name = self._name(self.derived.names[0], 0, 0)
+        found = self._parameters.get(name)
+        if found is None:
+            found = next(self.parameters(), None)
+        return getattr(self, name) if found is None else found  # type: ignore[no-any-return]
 
     @property
     def state_names(self) -> list[str]:
@@ -114,21 +119,25 @@ class Recurrent(nn.Module):
     @property
     def state_sizes(self) -> list[int]:
         """Numbers in each state."""
-        return [size_of(w, {"hidden": self.hidden_size, "input": self.input_size}) for w in self.state_widths]
+        return [size_of(w, self.sizes(0)) for w in self.state_widths]
 
     def sizes(self, level: int) -> dict[Width, int]:
-        """The widths of one layer's equation: "input" and "hidden" as numbers."""
-        below = (
-            self.input_size
-            if level == 0
-            else self.directions * size_of(self.state_widths[0], {"hidden": self.hidden_size})
-        )
-        return {1: 1, "input": below, "hidden": self.hidden_size}
+        """The widths of one layer's equation: "input", "hidden" and "projection" as numbers."""
+        found: dict[Width, int] = {1: 1, "input": self.input_size, "hidden": self.hidden_size}
+        if self.cell.projection:
+            found["projection"] = self.cell.projection
+        if level:
+            found["input"] = self.directions * size_of(self.state_widths[0], found)
+        return found
+
+    def _name(self, name: str, level: int, direction: int) -> str:
+        """What a parameter of the table is called in that layer and direction."""
+        return f"{name}_l{level}_reverse" if direction else f"{name}_l{level}"
 
     def _suffixes(self) -> Iterator[tuple[str, int]]:
         for level in range(self.num_layers):
             for direction in range(self.directions):
-                yield f"_l{level}" + ("_reverse" if direction else ""), level
+                yield self._name("", level, direction), level
 
     def described_parameters(self) -> Iterator[tuple[nn.Parameter, Parameter, dict[Width, int]]]:
         """Every parameter of the cells with its row of the table and its layer's sizes, in torch's order."""
@@ -172,11 +181,20 @@ class Recurrent(nn.Module):
             if self.backend != "compiled" or self.recompute is not None:
                 raise ValueError('return_all=True needs backend="compiled" and recompute=None')
             trace = Trace(call.batch_first, call.batched)
-        output, states = run_stack(self, call, trace)
-        results = shapes.finish(call, output.transpose(0, 1) if call.batch_first else output, states)
+        results = shapes.finish(call, *self._run(call, trace))
         return results if trace is None else (*results, trace)
 
+    def _run(self, call: shapes.Call, trace: Trace | None = None) -> tuple[Tensor, list[Tensor]]:
+        if not call.autocast:
+            return run_stack(self, call, trace)
+        with torch.autocast(call.x.device.type, enabled=False):
+            return run_stack(self, call, trace)
+
+    def products_under_autocast(self, packed: bool) -> Sequence[str]:
+        """The states that torch.autocast leaves in its own dtype, given that their last operation is a product."""
+        return ()
+
     def own_parameters(self, level: int, direction: int) -> dict[str, Tensor]:
-        """The parameters of one layer in one direction, by their names in the table."""
-        suffix = f"_l{level}" + ("_reverse" if direction else "")
-        return {name: getattr(self, name + suffix) for name in self.derived.names}
+        """The parameters of one layer in one direction, by their names in the table, in the dtype of the arithmetic."""
+        found = {name: getattr(self, self._name(name, level, direction)) for name in self.derived.names}
+        return widened(found) if self.any_weight.dtype in NARROW else found

@@ -118,7 +118,7 @@ def reference_layer(
             biases[name] = biases[name] + part if name in biases else part
     weights = {p.name: own[p.name] for p in table.of_kind("weight")}
     if x.dim() == 2:
-        x = one_hot(x, sizes["input"]).to(layer.any_weight)
+        x = one_hot(x, sizes["input"]).to(own[layer.derived.names[0]])
     heads = layer.heads
     seeds = [0] if seed is None else [noise.direction_seed(int(seed), direction + 2 * k) for k in range(heads)]
     widths = {**sizes, "hidden": sizes["hidden"] // heads, "rows": x.shape[1]}

@@ -2,30 +2,53 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence
+
+from throughtime.nn import precision
+from throughtime.nn.packed import Packing
 
 if TYPE_CHECKING:
     from throughtime.nn.recurrent import Recurrent
 
 
 def check_options(
-    input_size: int, hidden_size: int, num_layers: int, dropout: float, recompute: int | None, backend: str
+    input_size: int,
+    hidden_size: int,
+    num_layers: int,
+    bias: bool,
+    batch_first: bool,
+    dropout: float,
+    recompute: int | None,
+    backend: str,
 ) -> None:
-    """Raises TypeError or ValueError for options that no layer can have."""
+    """Raises TypeError or ValueError for options that no layer can have, torch.nn's with torch.nn's words."""
+    if isinstance(dropout, bool) or not isinstance(dropout, Real) or not 0 <= dropout <= 1:
+        raise ValueError(
+            "dropout should be a number in range [0, 1] representing the probability of an element being zeroed, "
+            f"got {dropout!r}"
+        )
+    for name, flag in (("bias", bias), ("batch_first", batch_first)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} should be of type bool, got: {type(flag).__name__}")
     for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"{name} should be of type int, got: {type(value).__name__}")
         if value <= 0:
             raise ValueError(f"{name} must be greater than zero, got {value}")
-    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
-        raise ValueError(
-            f"dropout should be a number in range [0, 1], the probability of dropping a number, got {dropout!r}"
+    if dropout > 0 and num_layers == 1:
+        warnings.warn(
+            "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
+            f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}",
+            stacklevel=3,
         )
     if recompute is not None and (type(recompute) is not int or recompute < 1):
         raise ValueError(f"recompute should be None or a number of steps above 0, got {recompute!r}")
@@ -40,7 +63,11 @@ def check_heads(hidden_size: int, heads: int) -> None:
 
 @dataclass
 class Call:
-    """A checked call: x [T, B, I] or word numbers [T, B]; each state [L·D, B, width], or None for zeros."""
+    """A checked call: x [T, B, I] or word numbers [T, B]; each state [L·D, B, width], or None for zeros.
+
+    `kinds`: the dtypes of the final states, the first of which is the output's; None: that of x. `packing`: of a
+    PackedSequence.
+    """
 
     x: Tensor
     states: list[Tensor | None]
@@ -48,62 +75,102 @@ class Call:
     batch_first: bool
     batched: bool
     tuple_state: bool
+    kinds: list[torch.dtype] | None
+    packing: Packing | None
+    autocast: bool
+
+    def dropped(self, x: Tensor, p: float) -> Tensor:
+        """Dropout on x [T, B, F], whose mask falls on the numbers in torch.nn's order: step by step, packed or not."""
+        if self.packing is None:
+            return dropout(x.contiguous(), p)
+        return self.packing.pad(dropout(self.packing.rows_of(x), p))
 
 
 def prepare(layer: Recurrent, input: Any, state: Any, lengths: Any) -> Call:
     """Checks and unifies what `forward` was given. Raises TypeError, ValueError or RuntimeError as torch.nn does."""
-    if not isinstance(input, Tensor):
-        hint = ": give the padded tensor and lengths=" if isinstance(input, PackedSequence) else ""
-        raise TypeError(f"{type(layer).__name__} expects a tensor as input, got {type(input).__name__}{hint}")
-    words = input.dtype in (torch.int64, torch.int32)
-    if not words and not input.dtype.is_floating_point:
-        raise ValueError(f"input must hold floating-point numbers, or int64 word numbers, got {input.dtype}")
+    packing = None
+    batch_first = layer.batch_first
+    if isinstance(input, PackedSequence):
+        if lengths is not None:
+            raise TypeError("a PackedSequence has its own lengths: leave lengths= out")
+        data = input.data
+        if data.dim() != 2 and (data.dim() != 1 or data.is_floating_point()):
+            raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
+        packing = Packing(input)
+        input, lengths, batch_first = packing.pad(data), packing.lengths, False
+    elif not isinstance(input, Tensor):
+        raise TypeError(f"{type(layer).__name__} expects a tensor as input, got {type(input).__name__}")
+    kind = input.dtype
+    words = kind in (torch.int64, torch.int32)
+    if not words and not kind.is_floating_point:
+        raise ValueError(f"input must hold floating-point numbers, or int64 word numbers, got {kind}")
     rank = input.dim() + words
     if rank not in (2, 3):
-        raise ValueError(
-            f"{type(layer).__name__}: Expected input to be 2D or 3D (word numbers 1D or 2D), got {input.dim()}D instead"
-        )
+        wanted = "1D or 2D, as word numbers are" if words else "2D or 3D"
+        raise ValueError(f"{type(layer).__name__}: Expected input to be {wanted}, got {input.dim()}D instead")
     batched = rank == 3
     if not batched:
-        input = input.unsqueeze(0 if layer.batch_first else 1)
-    batch_first = layer.batch_first
+        input = input.unsqueeze(0 if batch_first else 1)
     x = input.transpose(0, 1) if batch_first else input
     weight = layer.any_weight
+    autocast = precision.under_autocast(weight)
     if not words:
+        if kind != weight.dtype and not autocast:
+            raise ValueError(
+                f"RNN input dtype ({kind}) does not match weight dtype ({weight.dtype}). "
+                f"Convert input: input.to({weight.dtype}), or convert model: model.to({kind})"
+            )
         if x.shape[2] != layer.input_size:
             raise RuntimeError(
                 f"input.size(-1) must be equal to input_size. Expected {layer.input_size}, got {x.shape[2]}"
             )
-        if x.dtype != weight.dtype:
-            raise ValueError(
-                f"input has dtype {x.dtype} but the layer's weights are {weight.dtype}: convert one with .to()"
-            )
+    check_device(layer, x, weight)
+    if x.shape[0] == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    if packing is None and lengths is not None:
+        lengths = _lengths(lengths, x)
+        padding = torch.arange(x.shape[0]).unsqueeze(1).to(x.device) >= lengths
+        x = x.masked_fill(padding if words else padding.unsqueeze(2), 0)
+    if words:
+        x = checked_words(x, layer.input_size)
+    states, is_tuple = _states(layer, state, weight, x.shape[1], batched, autocast)
+    return typed(layer, Call(x, states, lengths, batch_first, batched, is_tuple, None, packing, autocast), weight)
+
+
+def check_device(layer: Recurrent, x: Tensor, weight: Tensor) -> None:
     if x.device != weight.device:
         raise RuntimeError(f"input is on {x.device} but the layer is on {weight.device}: move one with .to()")
     if layer.backend == "compiled" and x.device.type != "cpu":
         raise NotImplementedError(
             f'the compiled backend works on the CPU, the input is on {x.device}: use backend="reference" there'
         )
-    if x.shape[0] == 0:
-        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    checked = _lengths(lengths, x)
-    if checked is not None:
-        padding = torch.arange(x.shape[0]).unsqueeze(1).to(x.device) >= checked
-        x = x.masked_fill(padding if words else padding.unsqueeze(2), 0)
-    if words:
-        x = x.long()
-        if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < layer.input_size:
-            raise IndexError(
-                f"word numbers must lie in [0, {layer.input_size}), the vocabulary, "
-                f"got {int(x.min())} to {int(x.max())}"
-            )
-    states, is_tuple = _states(layer, state, x.shape[1], batched)
-    return Call(x, states, checked, batch_first, batched, is_tuple)
 
 
-def _lengths(lengths: Any, x: Tensor) -> Tensor | None:
-    if lengths is None:
-        return None
+def typed(layer: Recurrent, call: Call, weight: Tensor) -> Call:
+    """The call with its tensors in the dtype of the arithmetic and its `kinds`."""
+    if call.autocast:
+        call.kinds = precision.autocast_kinds(layer, weight, call.x, call.states, call.packing is not None)
+    elif weight.dtype in precision.NARROW:
+        call.kinds = [weight.dtype] * len(call.states)
+    if call.kinds is not None:
+        call.x = call.x.float() if call.x.dtype in precision.NARROW else call.x
+        call.states = [s.float() if s is not None and s.dtype in precision.NARROW else s for s in call.states]
+    return call
+
+
+def checked_words(x: Tensor, vocabulary: int) -> Tensor:
+    """Word numbers [T, B] as int64. Raises IndexError for one that is not in [0, vocabulary)."""
+    x = x.long()
+    if torch.compiler.is_compiling():
+        torch._assert_async(((x >= 0) & (x < vocabulary)).all(), "word numbers must lie in the vocabulary")
+    elif x.numel() and not 0 <= int(x.min()) <= int(x.max()) < vocabulary:
+        raise IndexError(
+            f"word numbers must lie in [0, {vocabulary}), the vocabulary, got {int(x.min())} to {int(x.max())}"
+        )
+    return x
+
+
+def _lengths(lengths: Any, x: Tensor) -> Tensor:
     steps, rows = x.shape[:2]
     if not isinstance(lengths, Tensor):
         if not isinstance(lengths, Sequence) or isinstance(lengths, str):
@@ -115,7 +182,10 @@ def _lengths(lengths: Any, x: Tensor) -> Tensor | None:
         raise ValueError(
             f"lengths must have one number for each of the {rows} sequences, got the shape {tuple(lengths.shape)}"
         )
-    if rows and not 0 <= int(lengths.min()) <= int(lengths.max()) <= steps:
+    if torch.compiler.is_compiling():
+        torch._assert_async(((lengths >= 0) & (lengths <= steps)).all(), "lengths must lie in [0, T]")
+        lengths = lengths.clamp(0, steps)  # a kernel must never leave its arrays, whatever becomes of the assertion
+    elif rows and not 0 <= int(lengths.min()) <= int(lengths.max()) <= steps:
         raise ValueError(
             f"lengths must lie in [0, {steps}], the time steps given, got {int(lengths.min())} to {int(lengths.max())}"
         )
@@ -123,7 +193,9 @@ def _lengths(lengths: Any, x: Tensor) -> Tensor | None:
     return checked
 
 
-def _states(layer: Recurrent, state: Any, rows: int, batched: bool) -> tuple[list[Tensor | None], bool]:
+def _states(
+    layer: Recurrent, state: Any, weight: Tensor, rows: int, batched: bool, autocast: bool
+) -> tuple[list[Tensor | None], bool]:
     """One tensor or None for each state of the cell, and whether states are given and returned as a tuple."""
     names = layer.state_names
     several = len(names) > 1
@@ -135,26 +207,47 @@ def _states(layer: Recurrent, state: Any, rows: int, batched: bool) -> tuple[lis
     if len(parts) != len(names) or not all(isinstance(p, Tensor) for p in parts):
         wanted = f"a tuple of {len(names)} tensors ({', '.join(names)})" if several else f"one tensor ({names[0]})"
         raise TypeError(f"{layer.cell.name} expects its state as {wanted}")
-    weight = layer.any_weight
+    rank = 3 if batched else 2
+    if any(p.dim() != rank for p in parts):
+        found = ", ".join(f"{p.dim()}-D" for p in parts)
+        found = f"({found}) tensors" if several else f"{found} tensor"
+        raise RuntimeError(
+            f"For {'batched 3-D' if batched else 'unbatched 2-D'} input, {_listed(['hx', *(n + 'x' for n in names[1:])])} "
+            f"should also be {rank}-D but got {found}"
+        )
     count = layer.num_layers * layer.directions
     result: list[Tensor | None] = []
-    for name, part, size in zip(names, parts, layer.state_sizes, strict=True):
+    for k, (part, size) in enumerate(zip(parts, layer.state_sizes, strict=True)):
         expected = (count, rows, size) if batched else (count, size)
-        if tuple(part.shape) != expected:
-            raise RuntimeError(f"Expected hidden size {expected} for the state {name}, got {tuple(part.shape)}")
-        if part.dtype != weight.dtype:
-            raise ValueError(f"the state {name} has dtype {part.dtype} but the layer's weights are {weight.dtype}")
+        if part.shape != expected:
+            which = f"[{k}]" if several else ""
+            raise RuntimeError(f"Expected hidden{which} size {expected}, got {list(part.shape)}")
+        if part.dtype != weight.dtype and not (autocast and part.is_floating_point()):
+            raise RuntimeError(
+                f"the state {names[k]} has dtype {part.dtype} but the layer's weights are {weight.dtype}: "
+                "convert one with .to()"
+            )
         if part.device != weight.device:
             raise RuntimeError(
-                f"the state {name} is on {part.device} but the layer is on {weight.device}: move one with .to()"
+                f"the state {names[k]} is on {part.device} but the layer is on {weight.device}: move one with .to()"
             )
         result.append(part if batched else part.unsqueeze(1))
     return result, several
 
 
-def finish(call: Call, output: Tensor, states: list[Tensor]) -> tuple[Tensor, Any]:
-    """The results in the shape in which the input came."""
-    if not call.batched:
-        output = output.squeeze(0 if call.batch_first else 1)
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(names)
+
+
+def finish(call: Call, output: Tensor, states: list[Tensor]) -> tuple[Any, Any]:
+    """The results in the shape and dtype in which the input came; output [T, B, D·H]."""
+    if call.kinds is not None:
+        output = output.to(call.kinds[0])
+        states = [s.to(k) for s, k in zip(states, call.kinds, strict=True)]
+    result: Any = output.transpose(0, 1) if call.batch_first else output
+    if call.packing is not None:
+        result = call.packing.pack(output)
+    elif not call.batched:
+        result = result.squeeze(0 if call.batch_first else 1)
         states = [s.squeeze(1) for s in states]
-    return output, tuple(states) if call.tuple_state else states[0]
+    return result, tuple(states) if call.tuple_state else states[0]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import dropout, embedding, linear, one_hot
+from torch.nn.functional import embedding, linear, one_hot
 from torch.utils.checkpoint import checkpoint
 
 from throughtime.nn.calls import Job, Operands
@@ -31,7 +31,7 @@ def run_stack(layer: Recurrent, call: Call, trace: Trace | None = None) -> tuple
         x, final = _run_layer(layer, x, starts, call, level, trace)
         ends.append(final)
         if layer.dropout and layer.training and level < layer.num_layers - 1:
-            x = dropout(x, layer.dropout)
+            x = call.dropped(x, layer.dropout)
     return x, ends[0] if len(ends) == 1 else [torch.cat(e) for e in zip(*ends, strict=True)]
 
 
@@ -104,7 +104,7 @@ def _recur(
             if array == "net":
                 found[array] = _input_product(x, own["weight_ih"])
             elif array == "x":
-                found[array] = one_hot(x, layer.input_size).to(layer.any_weight) if x.dim() == 2 else x
+                found[array] = one_hot(x, layer.input_size).to(own[derived.names[0]]) if x.dim() == 2 else x
             elif array == "bias":
                 found[array] = _bias(layer, own)
             else:

@@ -144,7 +144,7 @@ class Tracer:
 
 def is_width(value: object) -> bool:
     """Whether this is a width that vectors can have."""
-    return value in ("hidden", "input") or (type(value) is int and value > 1)
+    return value in ("hidden", "input", "projection") or (type(value) is int and value > 1)
 
 
 def _signature(use: Affine) -> tuple[Any, ...]:

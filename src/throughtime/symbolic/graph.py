@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 from throughtime.symbolic.quoting import given, operand, quote, text
 
 Width = str | int
-"""How many numbers a value has for each sequence: "input", "hidden", a number, or 1 (one per sequence)."""
+"""How many numbers a value has for each sequence: "input", "hidden", "projection", a number, or 1 (one per
+sequence)."""
 
 LEAVES = frozenset({"const", "input", "state", "read", "carry", "weight", "time", "size", "noise"})
 

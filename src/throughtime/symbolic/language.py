@@ -29,6 +29,8 @@ class Cell:
     """1: one bias for each affine map. 2: torch's `bias_ih` and `bias_hh`, which are added."""
     state_widths: ClassVar[Mapping[str, Width]] = {}
     """Width of each state that is not "hidden" numbers wide."""
+    projection: int = 0
+    """What the width "projection" stands for, in a cell that uses it."""
 
     step: Callable[..., Any]
 

@@ -32,6 +32,8 @@ def save_cell(cell: Cell) -> str:
         "biases": cell.biases,
         "state_widths": dict(cell.state_widths),
     }
+    if cell.projection:
+        head["projection"] = cell.projection
     lines = [f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in head.items()]
     for mode in MODES:
         names, values, results = _written(trace(cell, mode == "training"))
@@ -90,6 +92,7 @@ def _check_head(content: dict[str, Any]) -> None:
         names = content.get(field)
         _check(isinstance(names, list) and all(_is_name(n) for n in names), f"{field} is no list of names")
     _check(type(content.get("biases")) is int, "biases is no number")
+    _check(type(content.get("projection", 0)) is int, "projection is no number")
     widths = content.get("state_widths")
     _check(isinstance(widths, dict) and all(map(_is_plain, widths.values())), "state_widths is no table")
     for mode in MODES:
@@ -165,6 +168,7 @@ class StoredCell(Cell):
         self.gates = tuple(content["gates"])  # type: ignore[misc]
         self.recurrent_gates = tuple(content["recurrent_gates"])  # type: ignore[misc]
         self.biases = content["biases"]  # type: ignore[misc]
+        self.projection = content.get("projection", 0)
         self.state_widths = content["state_widths"]  # type: ignore[misc]
         self.step = _with_signature(self._run, content["evaluation"]["values_given"])
 
