@@ -13,8 +13,8 @@ from throughtime.symbolic.language import Cell, affine, layer_norm, weight
 @dataclass(frozen=True)
 class LSTM(Cell):
     """Hochreiter and Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735, with forget gate (Gers et al. 2000); optional
-    peepholes (Gers et al. 2002, jmlr.org/papers/v3/gers02a.html); optionally h is projected to that many numbers (Sak et
-    al. 2014, arXiv:1402.1128, eq. 6)."""
+    peepholes (Gers et al. 2002, jmlr.org/papers/v3/gers02a.html); optionally h is projected to that many numbers (Sak
+    et al. 2014, arXiv:1402.1128, eq. 6)."""
 
     peepholes: bool = False
     projection: int = 0

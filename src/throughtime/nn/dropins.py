@@ -41,7 +41,7 @@ class _TorchBase(nn.RNNBase):
         return nn.Module._apply(self, fn, recurse)  # type: ignore[no-untyped-call]
 
     @property
-    def _flat_weights(self) -> list[Any]:  # type: ignore[override]
+    def _flat_weights(self) -> list[Any]:
         return [getattr(self, name, None) for name in self._flat_weights_names]
 
     @_flat_weights.setter
@@ -178,8 +178,8 @@ class LSTM(_DropIn):
         return () if packed else ("h", "c")  # oneDNN, which makes all of an LSTM in that dtype, takes no packed rows
 
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
-    check_forward_args = nn.LSTM.check_forward_args
-    permute_hidden = nn.LSTM.permute_hidden
+    check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
+    permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
 
 
 def _refuse_projection(options: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ class Packing:
     def pad(self, data: Tensor) -> Tensor:
         """Rows [N, ...] -> [T, B, ...] with zeros where no sequence is."""
         empty = data.new_zeros((self.steps * self.rows, *data.shape[1:]))
-        return empty.index_copy(0, self._places, data).unflatten(0, (self.steps, self.rows))
+        return empty.index_copy(0, self._places, data).view(self.steps, self.rows, *data.shape[1:])
 
     def rows_of(self, padded: Tensor) -> Tensor:
         """[T, B, ...] -> rows [N, ...]."""

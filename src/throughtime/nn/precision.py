@@ -42,7 +42,9 @@ def autocast_kinds(
     if weight.dtype == torch.float64:
         given.append(own)
         if any(kind != torch.float64 for kind in given):
-            raise RuntimeError(f"the layer's weights are float64, but it was given {_listed(given)}: convert with .to()")
+            raise RuntimeError(
+                f"the layer's weights are float64, but it was given {_listed(given)}: convert with .to()"
+            )
         return given[:-1]
     if torch.float64 in (*given, own):
         raise RuntimeError(f"the layer's weights are {weight.dtype}, but it was given float64: convert with .to()")

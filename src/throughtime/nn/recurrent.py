@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.nn import initial, shapes
 from throughtime.nn.derived import Derived
@@ -102,7 +103,7 @@ class Recurrent(nn.Module):
         found = self._parameters.get(name)
         if found is None:
             found = next(self.parameters(), None)
-        return getattr(self, name) if found is None else found  # type: ignore[no-any-return]
+        return getattr(self, name) if found is None else found
 
     @property
     def state_names(self) -> list[str]:
@@ -160,7 +161,7 @@ class Recurrent(nn.Module):
 
     def forward(
         self,
-        input: Tensor,
+        input: Tensor | PackedSequence,
         state: Tensor | tuple[Tensor, ...] | None = None,
         lengths: Tensor | Sequence[int] | None = None,
         *,
@@ -170,7 +171,7 @@ class Recurrent(nn.Module):
 
         `lengths` [B]: how many steps of each sequence are real, 0 to T. The rest is never read (it may hold NaN), the
         output there is 0, the reverse direction starts at each sequence's own last step, and the final state is the one
-        after it.
+        after it. A PackedSequence brings its own lengths and gives a PackedSequence, as torch.nn's layers do.
 
         `return_all`: also return a `Trace`: every state, gate and pre-activation of every layer and step, and, after
         backward, the error term of each. The numbers are the same bits with it and without.

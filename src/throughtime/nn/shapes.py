@@ -26,12 +26,12 @@ def check_options(
     num_layers: int,
     bias: bool,
     batch_first: bool,
-    dropout: float,
+    dropout: Any,
     recompute: int | None,
     backend: str,
 ) -> None:
     """Raises TypeError or ValueError for options that no layer can have, torch.nn's with torch.nn's words."""
-    if isinstance(dropout, bool) or not isinstance(dropout, Real) or not 0 <= dropout <= 1:
+    if isinstance(dropout, bool) or not issubclass(type(dropout), Real) or not 0 <= dropout <= 1:
         raise ValueError(
             "dropout should be a number in range [0, 1] representing the probability of an element being zeroed, "
             f"got {dropout!r}"
@@ -211,10 +211,8 @@ def _states(
     if any(p.dim() != rank for p in parts):
         found = ", ".join(f"{p.dim()}-D" for p in parts)
         found = f"({found}) tensors" if several else f"{found} tensor"
-        raise RuntimeError(
-            f"For {'batched 3-D' if batched else 'unbatched 2-D'} input, {_listed(['hx', *(n + 'x' for n in names[1:])])} "
-            f"should also be {rank}-D but got {found}"
-        )
+        kind, given = "batched 3-D" if batched else "unbatched 2-D", " and ".join(["hx", *(n + "x" for n in names[1:])])
+        raise RuntimeError(f"For {kind} input, {given} should also be {rank}-D but got {found}")
     count = layer.num_layers * layer.directions
     result: list[Tensor | None] = []
     for k, (part, size) in enumerate(zip(parts, layer.state_sizes, strict=True)):
@@ -233,10 +231,6 @@ def _states(
             )
         result.append(part if batched else part.unsqueeze(1))
     return result, several
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(names)
 
 
 def finish(call: Call, output: Tensor, states: list[Tensor]) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime import cells
-from throughtime.nn import initial, shapes
+from throughtime.nn import initial, precision, shapes
 from throughtime.nn.recurrent import Backend, Recurrent
 from throughtime.symbolic.functions import ACTIVATIONS
 from throughtime.symbolic.language import Cell
@@ -34,10 +34,8 @@ class RecurrentCell(Recurrent):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            cell, input_size, hidden_size, bias=bool(bias), backend=backend, device=device, dtype=dtype
-        )  # fmt: skip
-        self.bias = bias
+        options: dict[str, Any] = {"bias": bool(bias), "backend": backend, "device": device, "dtype": dtype}
+        super().__init__(cell, input_size, hidden_size, **options)
 
     def _name(self, name: str, level: int, direction: int) -> str:
         return name
@@ -45,12 +43,11 @@ class RecurrentCell(Recurrent):
     def forward(self, input: Tensor, hx: Tensor | tuple[Tensor, ...] | None = None) -> Any:  # type: ignore[override]
         """The new state(s). Raises ValueError, RuntimeError or IndexError as torch.nn's cells do."""
         call = _prepare(self, input, hx)
-        _, states = shapes.finish(call, *self._run(call))
-        return states
-
-    def extra_repr(self) -> str:
-        bias = "" if self.bias is True else f", bias={self.bias}"
-        return f"{self.cell.name}, {self.input_size}, {self.hidden_size}{bias}"
+        _, states = self._run(call)
+        if call.kinds is not None:
+            states = [s.to(k) for s, k in zip(states, call.kinds, strict=True)]
+        states = [s.squeeze(0) if call.batched else s.squeeze(0).squeeze(0) for s in states]
+        return tuple(states) if call.tuple_state else states[0]
 
 
 def _prepare(layer: RecurrentCell, input: Tensor, hx: Any) -> shapes.Call:
@@ -76,7 +73,7 @@ def _prepare(layer: RecurrentCell, input: Tensor, hx: Any) -> shapes.Call:
             )
     weight = layer.any_weight
     shapes.check_device(layer, x, weight)
-    autocast = shapes.precision.under_autocast(weight)
+    autocast = precision.under_autocast(weight)
     if not words:
         if x.shape[2] != layer.input_size:
             raise RuntimeError(f"input has inconsistent input_size: got {x.shape[2]} expected {layer.input_size}")
@@ -90,11 +87,13 @@ def _prepare(layer: RecurrentCell, input: Tensor, hx: Any) -> shapes.Call:
         if own.dim() != 2 or own.shape[1] != size:
             raise RuntimeError(f"hidden{k} has inconsistent hidden_size: got {own.shape[1]}, expected {size}")
         if own.dtype != weight.dtype and not (autocast and own.is_floating_point()):
-            raise RuntimeError(f"hidden{k} has dtype {own.dtype} but the weights are {weight.dtype}: convert with .to()")
+            raise RuntimeError(
+                f"hidden{k} has dtype {own.dtype} but the weights are {weight.dtype}: convert with .to()"
+            )
         states[k] = own.unsqueeze(0)
     if words:
         x = shapes.checked_words(x, layer.input_size)
-    call = shapes.Call(x, states, None, False, True, several, None, None, autocast)
+    call = shapes.Call(x, states, None, False, batched, several, None, None, autocast)
     return shapes.typed(layer, call, weight)
 
 
@@ -107,3 +106,82 @@ def _parts(layer: RecurrentCell, hx: Any) -> list[Tensor] | None:
         wanted = f"a tuple of {len(names)} tensors ({', '.join(names)})" if len(names) > 1 else "one tensor (h)"
         raise TypeError(f"{layer.cell.name} expects its state as {wanted}")
     return parts
+
+
+class _TorchBase(nn.RNNCellBase):
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+
+class _DropIn(RecurrentCell, _TorchBase):
+    """What the three have in common. The first values are torch.nn's, number for number, for the same seed."""
+
+    def __init__(self, cell: Cell, input_size: int, hidden_size: int, bias: bool, **options: Any) -> None:
+        super().__init__(cell, input_size, hidden_size, bias, **options)
+        if not bias:
+            self.register_parameter("bias_ih", None)
+            self.register_parameter("bias_hh", None)
+
+    def reset_parameters(self) -> None:
+        """Draws uniform(-1/√H, 1/√H), as torch.nn does."""
+        initial.torch_default_(self)
+
+    extra_repr = nn.RNNCellBase.extra_repr
+
+
+class RNNCell(_DropIn):
+    """torch.nn.RNNCell; `nonlinearity` is "tanh", "relu" or any other activation by name or as a function."""
+
+    __constants__ = nn.RNNCell.__constants__
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: Any = "tanh",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
+        if not callable(nonlinearity) and nonlinearity not in ACTIVATIONS:
+            raise RuntimeError(f"Unknown nonlinearity: {nonlinearity}")
+        options |= {"device": device, "dtype": dtype}
+        super().__init__(cells.Elman(nonlinearity), input_size, hidden_size, bias, **options)
+        self.nonlinearity = nonlinearity
+
+    def products_under_autocast(self, packed: bool) -> tuple[str, ...]:
+        return ("h",)
+
+
+class GRUCell(_DropIn):
+    """torch.nn.GRUCell (the reset gate acts after the recurrent product)."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(cells.GRU(), input_size, hidden_size, bias, device=device, dtype=dtype, **options)
+
+
+class LSTMCell(_DropIn):
+    """torch.nn.LSTMCell."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(cells.LSTM(), input_size, hidden_size, bias, device=device, dtype=dtype, **options)
+
+
+__all__ = ["GRUCell", "LSTMCell", "RNNCell", "RecurrentCell"]
