@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.nn.kernels import Sizes, size_of
+from throughtime.nn.precision import NARROW
 
 if TYPE_CHECKING:
     from throughtime.nn.parameters import Parameter
@@ -50,7 +51,8 @@ def orthogonal_(layer: Layer, gain: float = 1.0) -> Layer:
     for parameter, spec, sizes in layer.described_parameters():
         if spec.kind == "recurrent":
             for block in _blocks(parameter, spec, sizes):
-                nn.init.orthogonal_(block, gain)
+                wide = block.float() if block.dtype in NARROW else block  # the factorisation is made in no narrow dtype
+                block.copy_(nn.init.orthogonal_(wide, gain))
     return layer
 
 

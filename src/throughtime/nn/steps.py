@@ -17,7 +17,7 @@ from throughtime.symbolic.language import Cell
 class RecurrentCell(Recurrent):
     """One step of any cell, by the same kernels as a whole sequence: x and the state(s) to the new state(s).
 
-    Args: as for `Recurrent`. Parameters have the names of `Recurrent`'s first layer without `_l0`.
+    Args: as for `Recurrent`. Its state dict is that of a `Recurrent` of one layer and one direction.
 
     Shapes: input [B, I] or [I], or int64 word numbers [B]; each state [B, width] or [width], 0 where none is given; a
     tuple of states if the cell has several.
@@ -36,9 +36,6 @@ class RecurrentCell(Recurrent):
     ) -> None:
         options: dict[str, Any] = {"bias": bool(bias), "backend": backend, "device": device, "dtype": dtype}
         super().__init__(cell, input_size, hidden_size, **options)
-
-    def _name(self, name: str, level: int, direction: int) -> str:
-        return name
 
     def forward(self, input: Tensor, hx: Tensor | tuple[Tensor, ...] | None = None) -> Any:  # type: ignore[override]
         """The new state(s). Raises ValueError, RuntimeError or IndexError as torch.nn's cells do."""
@@ -121,6 +118,9 @@ class _DropIn(RecurrentCell, _TorchBase):
         if not bias:
             self.register_parameter("bias_ih", None)
             self.register_parameter("bias_hh", None)
+
+    def _name(self, name: str, level: int, direction: int) -> str:
+        return name
 
     def reset_parameters(self) -> None:
         """Draws uniform(-1/√H, 1/√H), as torch.nn does."""
