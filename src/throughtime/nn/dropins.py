@@ -85,7 +85,7 @@ class _DropIn(Recurrent, _TorchBase):
         hx: Tensor | tuple[Tensor, ...] | None = None,
         lengths: Tensor | Sequence[int] | None = None,
         **options: Any,
-    ) -> tuple[Any, Any]:
+    ) -> Any:
         """torch.nn's forward, and what `Recurrent.forward` takes besides."""
         return super().forward(input, hx, lengths, **options)
 
