@@ -13,20 +13,22 @@ import throughtime as tt
 LENGTHS = [([5, 3, 3, 1], True), ([5, 3, 3, 1], False), ([3, 1, 5, 3], False), ([4], True), ([2, 2], True)]
 
 
-@pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM"])
+@pytest.mark.parametrize("name, proj_size", [("RNN", 0), ("GRU", 0), ("LSTM", 0), ("LSTM", 2)])
 @pytest.mark.parametrize("lengths, enforce_sorted", LENGTHS)
 @pytest.mark.parametrize("with_state", [True, False])
 @pytest.mark.parametrize("layers, bidirectional, batch_first", [(1, False, False), (2, True, True)])
-def test_as_torch(name, lengths, enforce_sorted, with_state, layers, bidirectional, batch_first):
+def test_as_torch(name, proj_size, lengths, enforce_sorted, with_state, layers, bidirectional, batch_first):
     """Data, batch sizes, order, states in the user's order, and all gradients, of the rows and of the states."""
     options = {"bidirectional": bidirectional, "batch_first": batch_first, "dtype": torch.float64}
+    options |= {"proj_size": proj_size} if proj_size else {}
     theirs = getattr(nn, name)(3, 6, layers, **options)
     ours = getattr(tt, name)(3, 6, layers, **options)
     ours.load_state_dict(theirs.state_dict())
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(max(lengths), len(lengths), 3, dtype=torch.float64, generator=generator)
-    shape = layers * (1 + bidirectional), len(lengths), 6
-    state = [torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(1 + (name == "LSTM"))]
+    rows = layers * (1 + bidirectional), len(lengths)
+    widths = [proj_size or 6, 6][: 1 + (name == "LSTM")]
+    state = [torch.randn(*rows, width, dtype=torch.float64, generator=generator) for width in widths]
     found = []
     for layer in (ours, theirs):
         own_x, own = x.clone().requires_grad_(), [s.clone().requires_grad_() for s in state]
@@ -35,7 +37,8 @@ def test_as_torch(name, lengths, enforce_sorted, with_state, layers, bidirection
         output, end = layer(packed, given)
         assert type(output) is PackedSequence
         values = [output.data, *tree_leaves(end)]
-        errors = [torch.randn(v.shape, dtype=torch.float64, generator=generator.manual_seed(1)) for v in values]
+        generator.manual_seed(1)
+        errors = [torch.randn(v.shape, dtype=torch.float64, generator=generator) for v in values]
         leaves = [own_x, *layer.parameters(), *(own if with_state else [])]
         found.append([*values, *torch.autograd.grad(values, leaves, errors), *output[1:]])
     for a, b in zip(*found, strict=True):

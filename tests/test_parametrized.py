@@ -99,6 +99,21 @@ def test_a_parametrized_weight_is_computed_once_a_call():
     assert len(calls) == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize("undo", [nn.utils.remove_weight_norm, prune.remove])
+def test_flat_weights_follow(undo):
+    """A treated weight is a tensor among the flat weights, and a parameter again when the treatment is undone."""
+    layer = tt.LSTM(3, 5)
+    if undo is prune.remove:
+        prune.l1_unstructured(layer, "weight_ih_l0", 0.5)
+    else:
+        nn.utils.weight_norm(layer, "weight_ih_l0")
+    assert [isinstance(w, nn.Parameter) for w in layer._flat_weights] == [False, True, True, True]
+    undo(layer, "weight_ih_l0")
+    assert [isinstance(w, nn.Parameter) for w in layer._flat_weights] == [True] * 4
+    assert {n for n, _ in layer.named_parameters()} == set(layer._flat_weights_names)
+
+
 def test_parametrized_copies():
     layer = tt.GRU(3, 5)
     treat = Skew()

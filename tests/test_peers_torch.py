@@ -7,6 +7,8 @@ input: the exception's type and text.
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 
 import pytest
@@ -22,6 +24,8 @@ common_modules = pytest.importorskip(
     reason="torch's own suite needs expecttest: pip install expecttest",
     exc_type=ImportError,
 )
+
+from torch.testing._internal.common_utils import noncontiguous_like  # noqa: E402
 
 NAMES = ("RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell")
 INFOS = {info.module_cls.__name__: info for info in common_modules.module_db if info.module_cls.__name__ in NAMES}
@@ -133,6 +137,27 @@ def test_derivatives_against_finite_differences(name, number):
     assert torch.autograd.gradcheck(call, (*values, *leaves), fast_mode=True)
     if number % 4 == 0:
         assert torch.autograd.gradgradcheck(call, (*values, *leaves), fast_mode=True)
+
+
+@pytest.mark.parametrize("name, number", numbered())
+def test_copies_and_layout_in_memory(name, number):
+    """Pickled, of another dtype and back, and with parameters and inputs that do not lie together."""
+    sample = samples(name, torch.float64)[number]
+    module = made(getattr(tt, name), sample, torch.float64, True)
+    expected = results(module, sample)
+    assert repr(module) == repr(made(getattr(nn, name), sample, torch.float64, True))
+    strided = copy.deepcopy(module)
+    with torch.no_grad():
+        for p in strided.parameters():
+            p.set_(noncontiguous_like(p))
+    for other in (pickle.loads(pickle.dumps(module)), copy.deepcopy(module).double(), strided):
+        for a, b in zip(results(other, sample), expected, strict=True):
+            for own, original in zip(a, b, strict=True):
+                torch.testing.assert_close(own, original, rtol=1e-13, atol=1e-13)
+    if not isinstance(sample.forward_input.args[0], PackedSequence):
+        args = torch.utils._pytree.tree_map(noncontiguous_like, sample.forward_input.args)
+        for own, original in zip(tensors(module(*args)), expected[0], strict=True):
+            torch.testing.assert_close(own, original, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("name, number", numbered(errors=True))
