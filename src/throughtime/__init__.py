@@ -26,6 +26,7 @@ _HOMES = {
     "EquationError": "throughtime.symbolic.graph",
     "Recurrent": "throughtime.nn.recurrent",
     **dict.fromkeys(("RNN", "GRU", "LSTM"), "throughtime.nn.dropins"),
+    "convert": "throughtime.nn.convert",
     "truncated": "throughtime.nn.truncated",
 }
 _MODULES = {
