@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -84,7 +84,8 @@ def convert(model: nn.Module, *, to: Literal["throughtime", "torch"] = "throught
             names.setdefault(id(module), []).append(name)
             found[id(module)] = module
     new: dict[int, nn.Module] = {}
-    replaced, kept = [], []
+    replaced: list[Converted] = []
+    kept: list[Converted] = []
     for key, module in found.items():
         why = reason(module)
         if why is None:
@@ -250,7 +251,8 @@ def _in_place_of(module: nn.Module, twin: Callable[[nn.Module, Any], nn.Module])
         if isinstance(value, dict):
             value.update(vars(new)[key])
         vars(new)[key] = value  # the same dict: whoever holds a hook's handle can still remove it
-    for hook in new._load_state_dict_pre_hooks.values():
+    hooks: Iterable[Any] = new._load_state_dict_pre_hooks.values()
+    for hook in hooks:
         if getattr(hook, "with_module", False):
             hook.module = weakref.ref(new)
     for key in vars(module).keys() - vars(usual).keys():
