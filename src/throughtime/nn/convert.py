@@ -162,9 +162,9 @@ def _why_not_replaceable(module: nn.Module, fresh: nn.Module) -> str | None:
     """What a layer carries that a new one could not take over."""
     if "forward" in vars(module):
         return "its forward was replaced on this instance"
-    own, usual = set(module._parameters), set(fresh._parameters)
-    if own != usual or module._buffers or module._modules:
-        odd = sorted((own ^ usual) | set(module._buffers) | set(module._modules))
+    own, known = set(module._parameters), set(fresh._parameters)
+    if own != known or module._buffers or module._modules:
+        odd = sorted((own ^ known) | set(module._buffers) | set(module._modules))
         return (
             f"its weights are computed from others, as by weight_norm or pruning ({', '.join(odd)}): remove that first"
         )
