@@ -27,6 +27,7 @@ _HOMES = {
     "Recurrent": "throughtime.nn.recurrent",
     **dict.fromkeys(("RNN", "GRU", "LSTM"), "throughtime.nn.dropins"),
     "convert": "throughtime.nn.convert",
+    "explain": "throughtime.nn.explain",
     "truncated": "throughtime.nn.truncated",
 }
 _MODULES = {

@@ -168,11 +168,10 @@ def _why_not_replaceable(module: nn.Module, fresh: nn.Module) -> str | None:
         return (
             f"its weights are computed from others, as by weight_norm or pruning ({', '.join(odd)}): remove that first"
         )
-    for name, parameter in fresh._parameters.items():
-        if module._parameters[name].shape != parameter.shape:
-            return (
-                f"its {name} has the shape {tuple(module._parameters[name].shape)} instead of {tuple(parameter.shape)}"
-            )
+    shapes = {name: tuple(p.shape) for name, p in module.named_parameters(remove_duplicate=False)}
+    for name, usual in fresh.named_parameters():
+        if shapes[name] != tuple(usual.shape):
+            return f"its {name} has the shape {shapes[name]} instead of {tuple(usual.shape)}"
     return None
 
 
