@@ -28,6 +28,7 @@ _HOMES = {
     **dict.fromkeys(("RNN", "GRU", "LSTM"), "throughtime.nn.dropins"),
     "convert": "throughtime.nn.convert",
     "explain": "throughtime.nn.explain",
+    "from_onnx": "throughtime.nn.onnx_operators",
     "truncated": "throughtime.nn.truncated",
 }
 _MODULES = {
