@@ -256,6 +256,7 @@ class OwnRecurrent(tt.Recurrent):
         (lambda: tt.Recurrent(tt.cells.LSTM(peepholes=True), 3, 5), "torch.nn.LSTM has no cell=LSTM(peepholes=True)"),
         (lambda: tt.RNN(3, 5, nonlinearity="elu"), "torch.nn.RNN has no nonlinearity='elu'"),
         (lambda: tt.GRU(3, 5, learn_initial_state=True), "torch.nn.GRU has no learn_initial_state=True"),
+        (lambda: tt.GRU(3, 6, heads=2), "torch.nn.GRU has no heads=2"),
         (lambda: OwnRecurrent(tt.cells.GRU(), 3, 5), "it is a class of its own, whose methods would be lost"),
     ],
 )  # fmt: skip

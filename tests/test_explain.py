@@ -92,6 +92,15 @@ def test_pointwise_operations_are_those_in_the_kernels_text(name):
         assert counting.step_pointwise(recurrence, {1: 1, "hidden": H, "input": I}, 1) == expected
 
 
+def test_heads_divide_the_recurrent_product_and_nothing_else():
+    options = {"bidirectional": True, "dtype": torch.float32}
+    whole = tt.explain(tt.Recurrent(CATALOGUE["gru"](), I, 6, **options), (T, B, I))
+    cut = tt.explain(tt.Recurrent(CATALOGUE["gru"](), I, 6, heads=3, **options), (T, B, I))
+    for all_, part in ((whole.forward_flops, cut.forward_flops), (whole.backward_flops, cut.backward_flops)):
+        assert part == counting.Flops(all_.input_product, all_.recurrent_product // 3, all_.pointwise)
+    assert cut.layers[0].kernels[0].cut.groups == 6 and cut.kept_bytes == whole.kept_bytes
+
+
 def test_only_real_steps_are_counted_in_the_loop():
     layer = layer_of("lstm")
     whole, part = tt.explain(layer, (T, B, I)), tt.explain(layer, (T, B, I), lengths=[4, 0, 2])
