@@ -27,6 +27,10 @@ _HOMES = {
     "Recurrent": "throughtime.nn.recurrent",
     **dict.fromkeys(("RNN", "GRU", "LSTM"), "throughtime.nn.dropins"),
     **dict.fromkeys(("RecurrentCell", "RNNCell", "GRUCell", "LSTMCell"), "throughtime.nn.steps"),
+    "convert": "throughtime.nn.convert",
+    "explain": "throughtime.nn.explain",
+    "from_onnx": "throughtime.nn.onnx_operators",
+    "truncated": "throughtime.nn.truncated",
 }
 _MODULES = {
     "cells": "throughtime.cells",

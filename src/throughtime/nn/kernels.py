@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -37,9 +38,12 @@ def column_blocks(blocks: Sequence[Read | Write | Sum], sizes: Sizes) -> dict[st
     return found
 
 
+MAIN = "kernel.cpp"
+
+
 @cache
 def _compiled(text: str, name: str) -> Callable[[int], int]:
-    built = runtime.build(name, {**skeletons(), "kernel.cpp": text}, "kernel.cpp")
+    built = runtime.build(name, {**skeletons(), MAIN: text}, MAIN)
     function = runtime.load(built.path).tt_run
     function.argtypes = [ctypes.c_void_p]
     function.restype = ctypes.c_int
@@ -78,6 +82,10 @@ class Kernel:
         self._text = kernel_source(recurrence, DTYPES[dtype])
         self._function: Callable[[int], int] | None = None
         self._parallel = 0
+
+    def library(self) -> Path | None:
+        """The compiled library, if the cache has it; compiles nothing."""
+        return runtime.find(self.recurrence.name, {**skeletons(), MAIN: self._text}, MAIN)
 
     def compile(self) -> None:
         """Compiles now what the first call would compile."""

@@ -3,7 +3,7 @@
 This room knows nothing of recurrent cells or tensors and needs only the standard library.
 """
 
-from throughtime.runtime.cache import Built, build, load
+from throughtime.runtime.cache import Built, build, find, load
 from throughtime.runtime.compilers import Compiler, CompilerNotFound, find_compiler
 from throughtime.runtime.compiling import CompileError, CompileEvent, subscribe
 from throughtime.runtime.entries import CacheInfo, cache_clear, cache_info
@@ -21,6 +21,7 @@ __all__ = [
     "build",
     "cache_clear",
     "cache_info",
+    "find",
     "find_compiler",
     "load",
     "parallel_address",

@@ -33,7 +33,7 @@ from throughtime.runtime.compiling import CompileError, compile_library
 from throughtime.runtime.entries import Damaged, read_entry, remove_surplus, write_metadata
 from throughtime.runtime.location import CacheWarning, cache_directory, private_directory
 
-__all__ = ["Built", "build", "load"]
+__all__ = ["Built", "build", "find", "load"]
 
 # How long to wait for another process that compiles the same thing, before compiling it oneself.
 LOCK_SECONDS = 60.0
@@ -100,6 +100,20 @@ def build(name: str, files: Mapping[str, str], main: str, flags: Sequence[str] =
             f"written ({error.strerror or error}); make room, or set THROUGHTIME_CACHE_DIR or TMPDIR to "
             "another directory."
         ) from None
+
+
+def find(name: str, files: Mapping[str, str], main: str, flags: Sequence[str] = ()) -> Path | None:
+    """The library that `build` would return, if it was compiled before; compiles nothing.
+
+    Raises:
+        ValueError, CompilerNotFound: as `build` does.
+    """
+    every_flag = _checked(name, files, main, flags)
+    directory = cache_directory()
+    key = _key(name, files, main, every_flag, find_compiler(directory))
+    with suppress(Damaged, FileNotFoundError):
+        return read_entry(directory / key, key)
+    return None
 
 
 @functools.cache

@@ -1,0 +1,262 @@
+"""`convert`: the recurrent layers of torch.nn inside a model become this package's, or the other way round."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from throughtime import cells
+from throughtime.nn import dropins
+from throughtime.nn.kernels import DTYPES
+from throughtime.nn.recurrent import Recurrent
+
+LAYERS = ("RNN", "GRU", "LSTM")
+STEPS = ("RNNCell", "GRUCell", "LSTMCell")
+
+
+class ConversionWarning(UserWarning):
+    """`convert` left a recurrent layer as it was, or found none."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """One layer of the model: `names` are its dotted paths (more than one where it is shared; "" is the model itself),
+    `layer` its text, `result` the class that took its place or, where nothing did, why not."""
+
+    names: tuple[str, ...]
+    layer: str
+    result: str
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert` did: the `model`, the layers `replaced` and those `kept`, as a table in print."""
+
+    model: nn.Module
+    replaced: tuple[Converted, ...]
+    kept: tuple[Converted, ...]
+
+    def __str__(self) -> str:
+        rows = [(", ".join(n or "(the model)" for n in c.names), c.layer, f"-> {c.result}") for c in self.replaced]
+        rows += [(", ".join(n or "(the model)" for n in c.names), c.layer, f"kept: {c.result}") for c in self.kept]
+        widths = [max((len(r[k]) for r in rows), default=0) for k in (0, 1)]
+        lines = [f"{len(self.replaced)} replaced, {len(self.kept)} kept"]
+        lines += [f"  {a:{widths[0]}}  {b:{widths[1]}}  {c}" for a, b, c in rows]
+        return "\n".join(lines)
+
+
+def convert(model: nn.Module, *, to: Literal["throughtime", "torch"] = "throughtime", report: bool = False) -> Any:
+    """Replaces every torch.nn.RNN, GRU, LSTM and every RNNCell, GRUCell, LSTMCell inside `model`, in place.
+
+    The new layers hold the same Parameter objects, so that an optimizer made before goes on working; training mode,
+    hooks, requires_grad, further attributes and instances that are shared stay as they were. Only layers that are
+    registered as modules are found (one in a plain Python list is not).
+
+    Args:
+        model: any module; if it is such a layer itself, use what is returned.
+        to: "torch" replaces this package's layers by torch.nn's, where torch.nn has the equation and every option
+            (`recompute` and `backend` change no number and are dropped).
+        report: returns a `Conversion` (`.model`, `.replaced`, `.kept`; print it) instead of the model.
+
+    Returns:
+        The model, or the `Conversion`.
+
+    Warns:
+        ConversionWarning: without `report`, when layers were kept as they were, with the reasons, or none was found.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"convert expects a torch.nn.Module, got {type(model).__name__}")
+    if to not in ("throughtime", "torch"):
+        raise ValueError(f'to should be "throughtime" or "torch", got {to!r}')
+    is_meant, reason, twin = (
+        (_is_of_torch, _why_not_ours, _ours_like) if to == "throughtime" else (_is_ours, _why_not_torchs, _torchs_like)
+    )
+    names: dict[int, list[str]] = {}
+    found: dict[int, nn.Module] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if is_meant(module):
+            names.setdefault(id(module), []).append(name)
+            found[id(module)] = module
+    new: dict[int, nn.Module] = {}
+    replaced: list[Converted] = []
+    kept: list[Converted] = []
+    for key, module in found.items():
+        why = reason(module)
+        if why is None:
+            new[key] = _in_place_of(module, twin)
+        after = why if why is not None else _class_name(new[key])
+        (kept if why is not None else replaced).append(Converted(tuple(names[key]), _text(module), after))
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if id(child) in new:
+                parent._modules[name] = new[id(child)]
+    result = Conversion(new.get(id(model), model), tuple(replaced), tuple(kept))
+    if report:
+        return result
+    if kept or not replaced:
+        what = str(result) if kept else f"found no recurrent layer to convert to {to} in {type(model).__name__}"
+        warnings.warn(f"convert: {what}", ConversionWarning, stacklevel=2)
+    return result.model
+
+
+def _class_name(module: nn.Module) -> str:
+    kind = type(module)
+    home = kind.__module__.split(".")[0]
+    return f"torch.nn.{kind.__name__}" if kind.__module__.startswith("torch.nn.") else f"{home}.{kind.__name__}"
+
+
+def _text(module: nn.Module) -> str:
+    return f"{_class_name(module)}({module.extra_repr()})"
+
+
+# ---- what is meant, and what stands against it
+
+
+def _is_ours(module: nn.Module) -> bool:
+    return isinstance(module, Recurrent)
+
+
+def _is_of_torch(module: nn.Module) -> bool:
+    if isinstance(module, torch.jit.ScriptModule):
+        return getattr(module, "original_name", "") in (*LAYERS, *STEPS)
+    if type(module).__module__.startswith("torch.ao.nn.quant"):
+        # The cells inside a quantisable LSTM are a part of it.
+        return type(module).__name__ in (LAYERS if "quantizable" in type(module).__module__ else (*LAYERS, *STEPS))
+    return isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and not type(module).__module__.startswith("throughtime.")
+
+
+def _why_not_ours(module: nn.Module) -> str | None:
+    """Why a layer of torch's cannot be replaced, or None."""
+    kind = type(module)
+    if isinstance(module, torch.jit.ScriptModule):
+        return "it was compiled by torch.jit: convert the model before"
+    if kind.__module__.startswith("torch.ao.nn.quant"):
+        return "it is quantised: convert the model before"
+    if hasattr(module, "parametrizations"):
+        return "torch.nn.utils.parametrize computes its weights: register the parametrization after converting"
+    if kind not in (getattr(nn, name) for name in (*LAYERS, *STEPS)):
+        return "it is a class of its own, whose methods would be lost: write its equation as a throughtime.Cell"
+    return _why_not_replaceable(module, _torchs_fresh(module)) or _why_not_compiled(module)
+
+
+def _why_not_compiled(module: nn.Module) -> str | None:
+    weight = next(module.parameters())
+    if weight.device.type != "cpu":
+        return f"it is on {weight.device}, and compiled kernels work on the CPU"
+    if weight.dtype not in DTYPES:
+        return f"its weights are {weight.dtype}, and compiled kernels work on float32 and float64"
+    if kind_of(module) in STEPS:
+        return "single steps have no compiled kernel"
+    if getattr(module, "proj_size", 0):
+        return "proj_size is not supported"
+    return None
+
+
+def _why_not_replaceable(module: nn.Module, fresh: nn.Module) -> str | None:
+    """What a layer carries that a new one could not take over."""
+    if "forward" in vars(module):
+        return "its forward was replaced on this instance"
+    own, known = set(module._parameters), set(fresh._parameters)
+    if own != known or module._buffers or module._modules:
+        odd = sorted((own ^ known) | set(module._buffers) | set(module._modules))
+        return (
+            f"its weights are computed from others, as by weight_norm or pruning ({', '.join(odd)}): remove that first"
+        )
+    shapes = {name: tuple(p.shape) for name, p in module.named_parameters(remove_duplicate=False)}
+    for name, usual in fresh.named_parameters():
+        if shapes[name] != tuple(usual.shape):
+            return f"its {name} has the shape {shapes[name]} instead of {tuple(usual.shape)}"
+    return None
+
+
+def _why_not_torchs(module: nn.Module) -> str | None:
+    """Why torch.nn has no layer that gives the same numbers, or None."""
+    assert isinstance(module, Recurrent)
+    if type(module) not in (Recurrent, *(getattr(dropins, name) for name in LAYERS)):
+        return "it is a class of its own, whose methods would be lost"
+    name = kind_of(module)
+    if type(module.cell) not in (cells.Elman, cells.GRU, cells.LSTM):
+        return f"torch.nn has no {name}"
+    if hasattr(module, "parametrizations"):
+        return "torch.nn.utils.parametrize computes its weights: register the parametrization after converting"
+    usual = _ours_like(_torchs_like(module, "meta"), "meta")
+    for key, value in vars(usual).items():
+        own = getattr(module, key, value)
+        if not key.startswith("_") and key not in ("training", "derived", "recompute", "backend") and own != value:
+            return f"torch.nn.{name} has no {key}={own!r}"
+    return _why_not_replaceable(module, usual)
+
+
+# ---- the twins
+
+
+def kind_of(module: nn.Module) -> str:
+    """The name that torch.nn has for a layer."""
+    if isinstance(module, Recurrent):
+        return {cells.Elman: "RNN", cells.GRU: "GRU", cells.LSTM: "LSTM"}.get(type(module.cell), module.cell.name)
+    return type(module).__name__
+
+
+def _sizes(module: Any) -> dict[str, Any]:
+    """The arguments that torch.nn's constructor and ours share."""
+    options = {k: getattr(module, k) for k in ("input_size", "hidden_size", "bias")}
+    name = kind_of(module)
+    if name in ("RNN", "RNNCell"):
+        cell = getattr(module, "cell", None)
+        options["nonlinearity"] = module.nonlinearity if cell is None else cell.activation
+    if name in LAYERS:
+        options |= {k: getattr(module, k) for k in ("num_layers", "batch_first", "dropout", "bidirectional")}
+    if getattr(module, "proj_size", 0):
+        options["proj_size"] = module.proj_size
+    return options
+
+
+def _made(kind: Callable[..., nn.Module], options: dict[str, Any], device: Any) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what its maker was told when the first layer was made
+        return kind(**options, device=device)
+
+
+def _torchs_fresh(module: nn.Module) -> nn.Module:
+    return _made(type(module), _sizes(module), "meta")
+
+
+def _ours_like(module: nn.Module, device: Any) -> nn.Module:
+    return _made(getattr(dropins, kind_of(module)), _sizes(module), device)
+
+
+def _torchs_like(module: nn.Module, device: Any) -> nn.Module:
+    options = _sizes(module)
+    if options.get("nonlinearity", "tanh") not in ("tanh", "relu"):
+        options["nonlinearity"] = "tanh"  # the difference is found when the layers are compared
+    return _made(getattr(nn, kind_of(module)), options, device)
+
+
+def _in_place_of(module: nn.Module, twin: Callable[[nn.Module, Any], nn.Module]) -> nn.Module:
+    """A new layer with everything that was the old one's: parameters, mode, hooks, further attributes."""
+    new = twin(module, "meta")  # draws no random numbers, and its parameters take no memory
+    usual = _torchs_fresh(module) if twin is _ours_like else _ours_like(new, "meta")
+    for name, parameter in module._parameters.items():
+        setattr(new, name, parameter)
+    new.training = module.training
+    for key in vars(nn.Module()).keys() - {"training", "_parameters", "_buffers", "_modules"}:
+        value = vars(module)[key]
+        if isinstance(value, dict):
+            value.update(vars(new)[key])
+        vars(new)[key] = value  # the same dict: whoever holds a hook's handle can still remove it
+    hooks: Iterable[Any] = new._load_state_dict_pre_hooks.values()
+    for hook in hooks:
+        if getattr(hook, "with_module", False):
+            hook.module = weakref.ref(new)
+    for key in vars(module).keys() - vars(usual).keys():
+        vars(new)[key] = vars(module)[key]
+    return new
+
+
+__all__ = ["Conversion", "ConversionWarning", "Converted", "convert"]

@@ -1,0 +1,118 @@
+"""The same bits: from run to run, for any number of threads, any neighbours in the batch, any cut along time.
+
+Products that go through torch's BLAS may round differently with the batch and its threads, so where those change the
+input is word numbers, for which the input product is a choice of columns, and the gradients compared are the loop's.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import throughtime as tt
+
+H, WORDS = 33, 9
+T, B = 50, 37
+LENGTHS = [(7 * b) % (T + 1) for b in range(B)]
+
+
+class Noisy(tt.Cell):
+    """Every kind of noise: drawn for a sequence, for a step, and by zoneout."""
+
+    def step(self, x, h):
+        seen = tt.dropout("variational", h, 0.3)
+        candidate = tt.tanh(tt.affine("net", x, tt.dropout("each", seen, 0.2, fixed=False)))
+        return tt.zoneout("zone", h, candidate, 0.1)
+
+
+CELLS = {**tt.cells.catalogue, "noisy": Noisy}
+
+
+def make(name, **options):
+    layer = tt.Recurrent(CELLS[name](), WORDS, H, bidirectional=True, **options)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.copy_(0.4 * torch.randn(p.shape, generator=generator))
+    return layer
+
+
+def words(rows=B):
+    return torch.randint(WORDS, (T, rows), generator=torch.Generator().manual_seed(1))
+
+
+def draw(*shape, seed):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def results(layer, x, lengths, rows=slice(None), seed=5):
+    """Output, final states, gradients of the initial states, then those of the parameters."""
+    torch.manual_seed(seed)
+    count = x.shape[1]
+    states = [draw(2, B, H, seed=2 + k)[:, rows][:, :count].requires_grad_() for k in range(len(layer.state_names))]
+    output, end = layer(x, states[0] if len(states) == 1 else tuple(states), lengths=lengths)
+    ends = [end] if isinstance(end, torch.Tensor) else list(end)
+    errors = [draw(T, B, 2 * H, seed=7)[:, rows], *(draw(2, B, H, seed=8)[:, rows] for _ in ends)]
+    leaves = [*states, *layer.parameters()]
+    gradients = torch.autograd.grad([output, *ends], leaves, errors, materialize_grads=True)
+    return [output, *ends, *gradients[: len(states)]], list(gradients[len(states) :])
+
+
+def same_bits(found, expected):
+    return all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_same_bits_from_run_to_run(name):
+    """All of it, the products outside the loop included, on the threads that torch has."""
+    layer, x = make(name), words()
+    first = results(layer, x, LENGTHS)
+    assert first[0][0].isfinite().all() and all(g.any() for g in first[1])
+    for _ in range(3):
+        again = results(layer, x, LENGTHS)
+        assert same_bits(again[0], first[0]) and same_bits(again[1], first[1])
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_same_bits_for_any_number_of_threads(name, monkeypatch):
+    """The loop's number of threads alone is changed; torch's own stays."""
+    layer, x = make(name), words()
+    found, cuts = [], set()
+    for threads in (1, 2, 3, 4, 7):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        _, forward, _ = tt.explain(layer, x).layers[0].kernels
+        cuts.add((forward.cut.slices, forward.cut.threads))
+        assert forward.cut.threads > 1 or threads == 1
+        found.append(results(layer, x, LENGTHS))
+        assert same_bits(found[-1][0], found[0][0]), f"{threads} threads"
+        assert same_bits(found[-1][1], found[0][1]), f"{threads} threads"
+    assert len(cuts) >= 3  # the work was really cut in several ways
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_same_bits_among_any_neighbours(name):
+    """A sequence alone, and some of them, are what they are among all. (Noise goes by the number of the sequence.)"""
+    layer, x = make(name), words()
+    layer.train(name != "noisy")
+    whole, _ = results(layer, x, LENGTHS)
+    for rows in (slice(3, 4), slice(0, 5), slice(11, 30)):
+        part, _ = results(layer, x[:, rows], LENGTHS[rows], rows)
+        assert all(torch.equal(a, b[:, rows]) for a, b in zip(part, whole, strict=True)), rows
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("recompute", [1, 7, 50, 64])
+def test_the_same_bits_for_any_cut_along_time(name, recompute):
+    """Noise included: it goes by the number of the step."""
+    x = words()
+    whole, _ = results(make(name), x, LENGTHS)
+    parts, _ = results(make(name, recompute=recompute), x, LENGTHS)
+    assert same_bits(parts, whole)
+
+
+def test_another_seed_is_other_noise():
+    layer, x = make("noisy"), words()
+    first, other = results(layer, x, LENGTHS), results(layer, x, LENGTHS, seed=6)
+    assert not torch.equal(first[0][0], other[0][0])
+    layer.eval()
+    assert same_bits(results(layer, x, LENGTHS)[0], results(layer, x, LENGTHS, seed=6)[0])
