@@ -13,7 +13,7 @@ import throughtime as tt
 from gradient_check import flat, randomise
 
 # torch warns of what its own decompositions use.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 
 T, B, H = 4, 3, 5
 INPUTS = 3

@@ -1,1 +1,6 @@
-"""Cells as torch modules: one operation, layers, drop-ins, first values."""
+"""Cells as torch modules: one operation, layers, drop-ins, first values.
+
+Importing this package registers the operator that exported programs call.
+"""
+
+from throughtime.nn import registered as registered

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 
+import torch
+
 from throughtime.nn.calls import Kind
 from throughtime.nn.kernels import Sizes
 from throughtime.nn.parameters import Layout, check_equations, check_heads, layout
@@ -58,6 +60,7 @@ class Derived:
         """The programs that also write every value with a name."""
         return self._programs(traced=True)
 
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def kind(
         self, sizes: Sizes, reverse: tuple[bool, ...], streams: tuple[int, ...], training: bool, traced: bool = False
     ) -> Kind:

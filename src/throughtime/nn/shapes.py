@@ -140,7 +140,7 @@ def prepare(layer: Recurrent, input: Any, state: Any, lengths: Any) -> Call:
 def check_device(layer: Recurrent, x: Tensor, weight: Tensor) -> None:
     if x.device != weight.device:
         raise RuntimeError(f"input is on {x.device} but the layer is on {weight.device}: move one with .to()")
-    if layer.backend == "compiled" and x.device.type != "cpu":
+    if layer.backend == "compiled" and x.device.type not in ("cpu", "meta"):
         raise NotImplementedError(
             f'the compiled backend works on the CPU, the input is on {x.device}: use backend="reference" there'
         )
