@@ -33,8 +33,9 @@ class LSTM(Cell):
         g = tanh(affine("g", x, h))
         c = f * c + i * g
         o = sigmoid(affine("o", x, h) + peep("p_o", c))
-        h = o * tanh(c)
-        return (affine("hr", h, size="projection", bias=False) if self.projection else h), c
+        if self.projection:
+            return affine("hr", o * tanh(c), size="projection", bias=False), c
+        return o * tanh(c), c
 
 
 class LayerNormLSTM(Cell):
