@@ -211,6 +211,17 @@ def test_a_module_without_recurrent_layers_says_its_layout():
     torch.testing.assert_close(pieces.state["seen"], x.sum())
 
 
+def test_single_steps_do_not_tell_the_layout():
+    class Loop(Bare):
+        def __init__(self):
+            super().__init__()
+            self.cell = tt.GRUCell(3, 5)
+
+    with pytest.raises(ValueError, match="for Loop holds no recurrent layer of this package"):
+        tt.truncated(Loop(), X, 2)
+    assert len(tt.truncated(Loop(), X, 2, batch_first=False)) == 3
+
+
 class Counting(tt.Cell):
     def step(self, x, h):
         return tt.tanh(tt.affine("net", x, h)) + tt.time()

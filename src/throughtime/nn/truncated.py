@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.nn.recurrent import Recurrent
+from throughtime.nn.steps import RecurrentCell
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,9 @@ def _check_steps(length: int, context: int) -> None:
 
 
 def _layers(module: nn.Module) -> list[Any]:
-    return [m for m in module.modules() if isinstance(m, (Recurrent, nn.RNNBase))]
+    """The layers that run over whole sequences; single steps say nothing about the input's axes."""
+    found = [m for m in module.modules() if isinstance(m, (Recurrent, nn.RNNBase))]
+    return [m for m in found if not isinstance(m, RecurrentCell)]
 
 
 def _batch_first_of(module: nn.Module) -> bool:
