@@ -16,6 +16,7 @@ from throughtime.nn.convert import ConversionWarning
 
 OPTIONS = [{}, {"num_layers": 2, "bidirectional": True, "batch_first": True}, {"bias": False}]
 OURS = {"RNN": tt.RNN, "GRU": tt.GRU, "LSTM": tt.LSTM}
+STEPS = {"RNNCell": tt.RNNCell, "GRUCell": tt.GRUCell, "LSTMCell": tt.LSTMCell}
 
 
 def flat(state):
@@ -59,6 +60,53 @@ def test_the_nonlinearity(nonlinearity):
     twin, x = copy.deepcopy(layer), torch.randn(4, 2, 3, dtype=torch.float64)
     assert_same_numbers(tt.convert(layer), twin, x)
     assert tt.convert(tt.convert(layer), to="torch").nonlinearity == nonlinearity
+
+
+def test_a_projected_state():
+    layer = nn.LSTM(3, 5, 2, proj_size=2, bidirectional=True, dtype=torch.float64)
+    twin, x = copy.deepcopy(layer), torch.randn(4, 2, 3, dtype=torch.float64)
+    ours = tt.convert(layer)
+    assert_same_numbers(ours, twin, x)
+    assert_same_numbers(tt.convert(ours, to="torch"), twin, x)
+    plain = tt.Recurrent(tt.cells.LSTM(projection=2), 3, 5, dtype=torch.float64)
+    assert tt.convert(plain, to="torch").proj_size == 2
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_single_steps_there_and_back(name, bias):
+    layer = getattr(nn, name)(3, 5, bias=bias, dtype=torch.float64)
+    twin, x = copy.deepcopy(layer), torch.randn(2, 3, dtype=torch.float64)
+    ours = tt.convert(layer)
+    assert type(ours) is STEPS[name]
+    back = tt.convert(ours, to="torch")
+    assert type(back) is getattr(nn, name)
+    results = []
+    for one in (ours, back, twin):
+        new = flat(one(x))
+        error = sum(n.sin().sum() for n in new)
+        results.append([*new, *torch.autograd.grad(error, list(one.parameters()))])
+    for found in results[:2]:
+        for a, b in zip(found, results[2], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert all(a is b for a, b in zip(back.parameters(), layer.parameters(), strict=True))
+    assert [n for n, _ in back.named_parameters()] == [n for n, _ in twin.named_parameters()]
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_narrow_weights(kind):
+    layer = nn.GRU(3, 5, dtype=kind)
+    twin, x = copy.deepcopy(layer).float(), torch.randn(4, 2, 3).to(kind)
+    torch.testing.assert_close(tt.convert(layer)(x)[0].float(), twin(x.float())[0], rtol=0.01, atol=0.01)
+
+
+def test_packed_sequences_go_through():
+    layer, x = nn.LSTM(3, 5, bidirectional=True, dtype=torch.float64), torch.randn(4, 2, 3, dtype=torch.float64)
+    packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([2, 4]), enforce_sorted=False)
+    twin = copy.deepcopy(layer)
+    found, expected = tt.convert(layer)(packed), twin(packed)
+    torch.testing.assert_close(found[0].data, expected[0].data, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-12, atol=1e-12)
 
 
 class Tagger(nn.Module):
@@ -223,7 +271,7 @@ def scripted():
         (quantised, "it is quantised: convert the model before"),
         (scripted, "it was compiled by torch.jit: convert the model before"),
         (lambda: nn.GRU(3, 5, device="meta"), "it is on meta, and compiled kernels work on the CPU"),
-        (lambda: nn.GRU(3, 5, dtype=torch.bfloat16), "its weights are torch.bfloat16, and compiled kernels work on float32 and float64"),
+        (lambda: nn.GRU(3, 5, dtype=torch.complex64), "its weights are torch.complex64, and compiled kernels work on floating-point numbers"),
     ],
 )  # fmt: skip
 def test_what_is_kept_and_why(make, reason):
@@ -252,8 +300,8 @@ class OwnRecurrent(tt.Recurrent):
     [
         (lambda: tt.Recurrent(Passing(), 3, 5), "torch.nn has no Passing"),
         (lambda: tt.Recurrent(tt.cells.MinimalGatedUnit(), 3, 5), "torch.nn has no MinimalGatedUnit"),
-        (lambda: tt.Recurrent(tt.cells.GRU(reset="before"), 3, 5), "torch.nn.GRU has no cell=GRU(reset='before')"),
-        (lambda: tt.Recurrent(tt.cells.LSTM(peepholes=True), 3, 5), "torch.nn.LSTM has no cell=LSTM(peepholes=True)"),
+        (lambda: tt.Recurrent(tt.cells.GRU(reset="before"), 3, 5), "torch.nn.GRU has no reset='before'"),
+        (lambda: tt.Recurrent(tt.cells.LSTM(peepholes=True), 3, 5), "torch.nn.LSTM has no peepholes=True"),
         (lambda: tt.RNN(3, 5, nonlinearity="elu"), "torch.nn.RNN has no nonlinearity='elu'"),
         (lambda: tt.GRU(3, 5, learn_initial_state=True), "torch.nn.GRU has no learn_initial_state=True"),
         (lambda: tt.GRU(3, 6, heads=2), "torch.nn.GRU has no heads=2"),

@@ -151,6 +151,43 @@ def test_kept_memory_is_what_autograd_keeps(name, layers, directions, lengths, d
     assert found.kept_bytes == kept.bytes, (found.layers[0].kept, result[0].shape)
 
 
+@pytest.mark.parametrize("name", ["gru", "lstm-peephole", "mgu", "lstm-mogrifier"])
+@pytest.mark.parametrize("words", [False, True])
+def test_narrow_weights_are_kept_in_float32_too(name, words):
+    layer = layer_of(name, 2).bfloat16()
+    x = torch.randint(I, (T, B)) if words else torch.randn(T, B, I).bfloat16()
+    kept = Kept(x, *layer.parameters())
+    with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda t: t):
+        result = layer(x)
+    found = tt.explain(layer, x)
+    assert found.kept_bytes == kept.bytes, (found.layers[0].kept, result[0].shape)
+    assert found.weight_bytes == sum(p.numel() for p in layer.parameters()) * 2
+
+
+def test_projected_states():
+    """W [4H, I], R [4H, P] and the projection [P, H]."""
+    layer, x = tt.LSTM(I, H, proj_size=2), torch.randn(T, B, I)
+    kept = Kept(x, *layer.parameters())
+    with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda t: t):
+        result = layer(x)
+    found = tt.explain(layer, x)
+    assert found.kept_bytes == kept.bytes, (found.layers[0].kept, result[0].shape)
+    product = 2 * T * B * (4 * H * 2 + 2 * H)
+    assert found.forward_flops.recurrent_product == product
+    assert found.backward_flops.recurrent_product == 2 * product
+
+
+def test_single_steps():
+    layer, x = tt.GRUCell(I, H), torch.randn(B, I)
+    kept = Kept(x, *layer.parameters())
+    with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda t: t):
+        result = layer(x)
+    found = tt.explain(layer, x)
+    assert (found.steps, found.rows) == (1, B) and found.kept_bytes == kept.bytes, result.shape
+    assert found.forward_flops == tt.explain(tt.GRU(I, H), (1, B, I)).forward_flops
+    assert tt.explain(layer, (I,)).rows == 1
+
+
 def test_noise_keeps_its_seed_and_no_mask():
     class Zoned(tt.Cell):
         def step(self, x, h):
@@ -283,7 +320,10 @@ def test_the_text():
     [
         (lambda: layer_of("gru", backend="reference"), 'backend="reference" runs the equation step by step'),
         (lambda: layer_of("gru", device="meta"), "the compiled backend works on the CPU, the layer is on meta"),
-        (lambda: layer_of("gru").half(), "no kernel exists for torch.float16: use .float()"),
+        (
+            lambda: layer_of("gru").half(),
+            "torch.float16 is only stored: weights, input and states are copied to float32",
+        ),
     ],
 )
 def test_what_leaves_the_fast_path(make, note):

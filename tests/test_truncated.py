@@ -197,6 +197,29 @@ def test_a_whole_model(batch_first):
     assert_equal([found], [model(words)[0]])
 
 
+class Reset(nn.Module):
+    """Begins anew wherever `reset` is 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(3, 5, dtype=F64)
+
+    def forward(self, x, state=None, lengths=None, reset=None):
+        outputs, state = [], torch.zeros(1, x.shape[1], 5, dtype=F64) if state is None else state
+        for t in range(len(x)):
+            output, state = self.rnn(x[t : t + 1], state * (1 - reset[t]).unsqueeze(1))
+            outputs.append(output)
+        return torch.cat(outputs), state
+
+
+@pytest.mark.parametrize("context", [0, 1, 4])
+def test_signals_are_cut_with_the_input(context):
+    module, x = Reset(), draw(7, 2, 3)
+    reset = torch.tensor([[0, 0], [0, 1], [1, 0], [0, 0], [0, 1], [0, 0], [1, 0]], dtype=F64)
+    pieces = tt.truncated(module, x, 2, context=context, reset=reset)
+    assert_equal([torch.cat([p.output for p in pieces])], [module(x, reset=reset)[0]])
+
+
 class Bare(nn.Module):
     """No layer in it tells where the batch is."""
 
@@ -209,6 +232,17 @@ def test_a_module_without_recurrent_layers_says_its_layout():
     pieces = tt.truncated(Bare(), x, 4, batch_first=True)
     assert [tuple(p.output.shape) for p in pieces] == [(2, 4, 3), (2, 2, 3)]
     torch.testing.assert_close(pieces.state["seen"], x.sum())
+
+
+def test_single_steps_do_not_tell_the_layout():
+    class Loop(Bare):
+        def __init__(self):
+            super().__init__()
+            self.cell = tt.GRUCell(3, 5)
+
+    with pytest.raises(ValueError, match="for Loop holds no recurrent layer of this package"):
+        tt.truncated(Loop(), X, 2)
+    assert len(tt.truncated(Loop(), X, 2, batch_first=False)) == 3
 
 
 class Counting(tt.Cell):
@@ -242,6 +276,7 @@ X = torch.zeros(6, 2, 3, dtype=F64)
         (lambda: tt.truncated(make("gru"), X, 2, lengths=[1]), ValueError, "lengths must be one whole number for each of the 2 sequences, got the shape (1,) of torch.int64"),
         (lambda: tt.truncated(make("gru"), X, 2, targets=torch.zeros(2, 6)), ValueError, "targets must have the time and batch axes of the input, (6, 2), got the shape (2, 6)"),
         (lambda: tt.truncated(make("gru", batch_first=True), X, 2, targets={"y": torch.zeros(6, 3)}), ValueError, "targets must have the batch and time axes of the input, (6, 2), got the shape (6, 3)"),
+        (lambda: tt.truncated(make("gru"), X, 2, reset=torch.zeros(2, 6)), ValueError, "reset must have the time and batch axes of the input, (6, 2), got the shape (2, 6)"),
         (lambda: tt.truncated(make("gru"), X, 2, targets=3), TypeError, "targets must be a tensor, or a tuple or dict of tensors, got int"),
         (lambda: tt.truncated(make("gru"), X, 2, state="zero"), TypeError, "a state must be a tensor, or a tuple, list or dict of tensors, got str"),
         (lambda: list(tt.truncated(Lonely(), X, 2, batch_first=False)), TypeError, "Lonely returned Tensor, but a module whose sequences are cut must return its output and its state: (output, state)"),

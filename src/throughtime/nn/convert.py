@@ -12,12 +12,14 @@ import torch
 from torch import nn
 
 from throughtime import cells
-from throughtime.nn import dropins
+from throughtime.nn import dropins, steps
 from throughtime.nn.kernels import DTYPES
+from throughtime.nn.precision import NARROW
 from throughtime.nn.recurrent import Recurrent
 
 LAYERS = ("RNN", "GRU", "LSTM")
 STEPS = ("RNNCell", "GRUCell", "LSTMCell")
+OURS = {name: getattr(dropins, name) for name in LAYERS} | {name: getattr(steps, name) for name in STEPS}
 
 
 class ConversionWarning(UserWarning):
@@ -149,12 +151,8 @@ def _why_not_compiled(module: nn.Module) -> str | None:
     weight = next(module.parameters())
     if weight.device.type != "cpu":
         return f"it is on {weight.device}, and compiled kernels work on the CPU"
-    if weight.dtype not in DTYPES:
-        return f"its weights are {weight.dtype}, and compiled kernels work on float32 and float64"
-    if kind_of(module) in STEPS:
-        return "single steps have no compiled kernel"
-    if getattr(module, "proj_size", 0):
-        return "proj_size is not supported"
+    if weight.dtype not in (*DTYPES, *NARROW):
+        return f"its weights are {weight.dtype}, and compiled kernels work on floating-point numbers"
     return None
 
 
@@ -178,7 +176,7 @@ def _why_not_replaceable(module: nn.Module, fresh: nn.Module) -> str | None:
 def _why_not_torchs(module: nn.Module) -> str | None:
     """Why torch.nn has no layer that gives the same numbers, or None."""
     assert isinstance(module, Recurrent)
-    if type(module) not in (Recurrent, *(getattr(dropins, name) for name in LAYERS)):
+    if type(module) not in (Recurrent, steps.RecurrentCell, *OURS.values()):
         return "it is a class of its own, whose methods would be lost"
     name = kind_of(module)
     if type(module.cell) not in (cells.Elman, cells.GRU, cells.LSTM):
@@ -189,6 +187,8 @@ def _why_not_torchs(module: nn.Module) -> str | None:
     for key, value in vars(usual).items():
         own = getattr(module, key, value)
         if not key.startswith("_") and key not in ("training", "derived", "recompute", "backend") and own != value:
+            if key == "cell":  # frozen data: name the field that differs
+                key, own = next((k, v) for k, v in vars(own).items() if v != getattr(value, k))
             return f"torch.nn.{name} has no {key}={own!r}"
     return _why_not_replaceable(module, usual)
 
@@ -199,7 +199,8 @@ def _why_not_torchs(module: nn.Module) -> str | None:
 def kind_of(module: nn.Module) -> str:
     """The name that torch.nn has for a layer."""
     if isinstance(module, Recurrent):
-        return {cells.Elman: "RNN", cells.GRU: "GRU", cells.LSTM: "LSTM"}.get(type(module.cell), module.cell.name)
+        name = {cells.Elman: "RNN", cells.GRU: "GRU", cells.LSTM: "LSTM"}.get(type(module.cell), module.cell.name)
+        return name + "Cell" if isinstance(module, steps.RecurrentCell) else name
     return type(module).__name__
 
 
@@ -212,8 +213,9 @@ def _sizes(module: Any) -> dict[str, Any]:
         options["nonlinearity"] = module.nonlinearity if cell is None else cell.activation
     if name in LAYERS:
         options |= {k: getattr(module, k) for k in ("num_layers", "batch_first", "dropout", "bidirectional")}
-    if getattr(module, "proj_size", 0):
-        options["proj_size"] = module.proj_size
+    projection = module.cell.projection if isinstance(module, Recurrent) and name == "LSTM" else 0
+    if proj_size := projection or getattr(module, "proj_size", 0):
+        options["proj_size"] = proj_size
     return options
 
 
@@ -228,7 +230,7 @@ def _torchs_fresh(module: nn.Module) -> nn.Module:
 
 
 def _ours_like(module: nn.Module, device: Any) -> nn.Module:
-    return _made(getattr(dropins, kind_of(module)), _sizes(module), device)
+    return _made(OURS[kind_of(module)], _sizes(module), device)
 
 
 def _torchs_like(module: nn.Module, device: Any) -> nn.Module:

@@ -14,8 +14,10 @@ from throughtime.nn import counting
 from throughtime.nn.calls import Kind
 from throughtime.nn.counting import Flops
 from throughtime.nn.explanation import Explanation, KernelUse, LayerUse
-from throughtime.nn.kernels import DTYPES, column_blocks
+from throughtime.nn.kernels import column_blocks
+from throughtime.nn.precision import NARROW
 from throughtime.nn.recurrent import Recurrent
+from throughtime.nn.steps import RecurrentCell
 
 
 def explain(
@@ -61,13 +63,16 @@ def _shape(layer: Recurrent, input: Any) -> tuple[int, int, bool, bool]:
     """T, B, whether the input is word numbers, and whether it wants a gradient."""
     if input is None:
         return 1, 1, False, False
+    single = isinstance(layer, RecurrentCell)
     words = isinstance(input, Tensor) and not input.dtype.is_floating_point
     shape = list(input.shape if isinstance(input, Tensor) else input)
-    rank = len(shape) + words
+    rank = len(shape) + words + single
     if rank not in (2, 3) or (not words and shape[-1] != layer.input_size):
         raise ValueError(f"explain expects an input of the layer's {layer.input_size} numbers, got the shape {shape}")
     if rank == 2:
-        shape.insert(int(not layer.batch_first), 1)
+        shape.insert(int(not layer.batch_first and not single), 1)
+    if single:
+        shape.insert(0, 1)
     steps, rows = shape[:2] if not layer.batch_first else shape[1::-1]
     return steps, rows, words, isinstance(input, Tensor) and input.requires_grad
 
@@ -81,8 +86,8 @@ def _notes(layer: Recurrent, padded: bool) -> list[str]:
         )
     elif weight.device.type != "cpu":
         notes.append(f"the compiled backend works on the CPU, the layer is on {weight.device}: a call would be refused")
-    if layer.backend == "compiled" and weight.dtype not in DTYPES:
-        notes.append(f"no kernel exists for {weight.dtype}: use .float()")
+    if weight.dtype in NARROW:
+        notes.append(f"{weight.dtype} is only stored: weights, input and states are copied to float32 for every call")
     if layer.recompute is not None:
         notes.append(
             f"recompute={layer.recompute} keeps the states at every {layer.recompute} steps only, runs each direction "
@@ -106,6 +111,12 @@ class _Call:
     padded: bool
     compiler: runtime.Compiler | None
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the arithmetic is done."""
+        stored = self.layer.any_weight.dtype
+        return torch.float32 if stored in NARROW else stored
+
     def use(self, level: int) -> LayerUse:
         layer = self.layer
         numbers = tuple(range(layer.directions if layer.recompute is None else 1))  # directions of one kernel call
@@ -115,16 +126,17 @@ class _Call:
         return LayerUse(
             level,
             layer.sizes(level)["input"],
-            () if reference or layer.any_weight.dtype not in DTYPES else tuple(self._kernels(kind)),
+            () if reference else tuple(self._kernels(kind)),
             forward,
             backward,
-            sum(p.nbytes for d in range(layer.directions) for p in layer.own_parameters(level, d).values()),
+            sum(p.numel() for d in range(layer.directions) for p in layer.own_parameters(level, d).values())
+            * layer.any_weight.dtype.itemsize,
             {} if reference else self._kept(kind, level),
             {} if reference else self._made(kind, level, keep=False),
         )
 
     def _kernels(self, kind: Kind) -> list[KernelUse]:
-        dtype, program = self.layer.any_weight.dtype, kind.program
+        dtype, program = self.dtype, kind.program
         groups = len(kind.group_reverse)
         panel = 2 * counting.vector_bytes(self.compiler) // dtype.itemsize if self.compiler else 1
         found = []
@@ -155,7 +167,7 @@ class _Call:
             real * counting.step_pointwise(program.forward(True), sizes, heads),
         )
         derived = program.backward.recurrence
-        gradients = counting.matrix_gradients(kind.plan(True, self.layer.any_weight.dtype))
+        gradients = counting.matrix_gradients(kind.plan(True, self.dtype))
         backward = Flops(
             product * (2 if level or self.wants_gradient else 1),
             real * counting.step_products(derived, sizes, heads) + every * gradients,
@@ -165,7 +177,7 @@ class _Call:
 
     def _made(self, kind: Kind, level: int, keep: bool) -> dict[str, int]:
         """Bytes of the arrays that the call makes."""
-        dtype = self.layer.any_weight.dtype
+        dtype = self.dtype
         numbers = counting.array_numbers(kind, kind.plan(keep, dtype), self.steps, self.rows)
         made = {"net", "out", "final states", *kind.plan(keep, dtype).own_writes}
         if len(self.layer.derived.biases) > 1:
@@ -174,9 +186,10 @@ class _Call:
             made.add("x")  # vectors of zeros and a one
         scale = dtype.itemsize * self.layer.directions // len(kind.reverse)
         found = {name: count * scale for name, count in numbers.items() if name in made}
-        if level == 0 and self.padded and not (self.words and "net" not in numbers):
+        copied = self.padded or (self.layer.any_weight.dtype in NARROW and not self.words)
+        if level == 0 and copied and not (self.words and "net" not in numbers):
             item = 8 if self.words else kind.sizes["input"] * dtype.itemsize
-            found["padded input"] = self.steps * self.rows * item
+            found["copied input"] = self.steps * self.rows * item
         return found
 
     def _kept(self, kind: Kind, level: int) -> dict[str, int]:
@@ -185,12 +198,18 @@ class _Call:
         if layer.recompute is not None:
             chunks = -(-self.steps // layer.recompute)
             states = {"states of all chunks": chunks * kept["final states"]}
-            kept = {k: v for k, v in kept.items() if k in ("out", "padded input")} | states
+            kept = {k: v for k, v in kept.items() if k in ("out", "copied input")} | states
         if level and layer.dropout and layer.training:
-            size = self.steps * self.rows * kind.sizes["input"] * layer.any_weight.dtype.itemsize
+            size = self.steps * self.rows * kind.sizes["input"] * self.dtype.itemsize
             kept |= {"dropped input": size, "dropout": size}
         if layer.derived.noisy[layer.training]:
             kept["seed"] = 8
+        if layer.any_weight.dtype in NARROW:
+            # Biases that are added up are kept as their sum; W only for the error that goes on to its input.
+            gone = set(layer.derived.biases if len(layer.derived.biases) > 1 else ())
+            gone |= {"weight_ih"} if level == 0 and not self.wants_gradient and "net" in kept else set()
+            own = [layer.own_parameters(level, d) for d in range(layer.directions)]
+            kept["copied weights"] = sum(p.nbytes for each in own for n, p in each.items() if n not in gone)
         return kept
 
 

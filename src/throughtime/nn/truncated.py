@@ -10,7 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from throughtime.nn.recurrent import Recurrent
+from throughtime.nn.cuts import (
+    batch_first_of,
+    check_axes,
+    check_layers,
+    check_steps,
+    checked_lengths,
+    detached,
+    from_step,
+    joined,
+    layout_of,
+    pieces_of,
+)
 
 
 @dataclass(frozen=True)
@@ -52,21 +63,24 @@ class Truncated:
         targets: Any,
         context: int,
         batch_first: bool | None,
+        signals: Mapping[str, Tensor],
     ) -> None:
-        _check_steps(length, context)
+        check_steps(length, context)
         self.module, self.input, self.length, self.context = module, input, length, context
-        batch_first = _batch_first_of(module) if batch_first is None else batch_first
-        self.batched, self.axis = _layout(input, batch_first)
+        batch_first = batch_first_of(module) if batch_first is None else batch_first
+        self.batched, self.axis = layout_of(input, batch_first)
         self.steps = input.shape[self.axis]
         self._given = state
-        self._state = _detached(state)
-        self.targets = targets
-        _check_targets(targets, input, self.axis, self.batched)
-        self.lengths = _checked_lengths(lengths, input, self.axis, self.batched)
+        self._state = detached(state)
+        self.targets, self.signals = targets, signals
+        check_axes("targets", targets, input, self.axis, self.batched)
+        for name, signal in signals.items():
+            check_axes(name, signal, input, self.axis, self.batched)
+        self.lengths = checked_lengths(lengths, input, self.axis, self.batched)
         longest = self.steps if self.lengths is None or not len(self.lengths) else int(self.lengths.max())
         # Where everything has ended there is nothing to learn; a first piece there is always, if only to be refused.
         self._starts = range(0, max(longest, 1), length)
-        _check_cuts(module)
+        check_layers(module)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -77,7 +91,7 @@ class Truncated:
         return self._state
 
     def __iter__(self) -> Iterator[Piece]:
-        self._state = _detached(self._given)
+        self._state = detached(self._given)
         origin, seen = 0, self._given  # where the next piece begins to run, and the state there
         for start in self._starts:
             stop = min(start + self.length, self.steps)
@@ -86,36 +100,37 @@ class Truncated:
             state = seen
             if origin < following < stop:
                 lead, state = self._run(origin, following, state)
-                seen = _detached(state)
+                seen = detached(state)
                 rest, state = self._run(following, stop, state)
-                output = _joined(lead, rest, self.axis, start - origin)
+                output = joined(lead, rest, self.axis, start - origin)
             else:
                 output, state = self._run(origin, stop, state)
-                output = _narrowed(output, self.axis, start - origin) if origin < start else output
-                seen = _detached(state if following >= stop else seen)
+                output = from_step(output, self.axis, start - origin) if origin < start else output
+                seen = detached(state if following >= stop else seen)
             origin = following
-            self._state = _detached(state)
+            self._state = detached(state)
             last = start == self._starts[-1]
-            yield Piece(output, state, self._cut(self.targets, start, stop), self._mask(start, stop), start, stop, last)
+            yield Piece(
+                output,
+                state,
+                pieces_of(self.targets, self.axis, start, stop),
+                self._mask(start, stop),
+                start,
+                stop,
+                last,
+            )
 
     def _run(self, start: int, stop: int, state: Any) -> tuple[Any, Any]:
-        options = {}
+        options = pieces_of(self.signals, self.axis, start, stop)
         if self.lengths is not None:
             options["lengths"] = (self.lengths - start).clamp(0, stop - start)
-        result = self.module(self._cut(self.input, start, stop), state, **options)
+        result = self.module(pieces_of(self.input, self.axis, start, stop), state, **options)
         if not isinstance(result, tuple) or len(result) != 2:
             raise TypeError(
                 f"{type(self.module).__name__} returned {type(result).__name__}, but a module whose sequences are cut "
                 "must return its output and its state: (output, state)"
             )
         return result
-
-    def _cut(self, value: Any, start: int, stop: int) -> Any:
-        if isinstance(value, Tensor):
-            return value.narrow(self.axis, start, stop - start)
-        if isinstance(value, Mapping):
-            return {k: self._cut(v, start, stop) for k, v in value.items()}
-        return tuple(self._cut(v, start, stop) for v in value) if value is not None else None
 
     def _mask(self, start: int, stop: int) -> Tensor | None:
         if self.lengths is None:
@@ -135,6 +150,7 @@ def truncated(
     targets: Any = None,
     context: int = 0,
     batch_first: bool | None = None,
+    **signals: Tensor,
 ) -> Truncated:
     """Runs long sequences in pieces of `length` steps through which alone the error flows back.
 
@@ -157,6 +173,8 @@ def truncated(
         context: further steps before each piece that its error flows back through; they are run again for it
             (k1 = length and k2 = length + context in the usual names).
         batch_first: None takes it from the recurrent layers in the module.
+        signals: further tensors for the module, by the names of its arguments, cut along time as the input is (a mask
+            of the steps at which a new sequence begins, say).
 
     Noise that is the same at all steps of a sequence is drawn anew for each piece.
 
@@ -169,118 +187,7 @@ def truncated(
         raise TypeError("truncated cannot cut a PackedSequence: give the padded tensor and lengths=")
     if not isinstance(input, Tensor):
         raise TypeError(f"truncated expects a tensor as input, got {type(input).__name__}")
-    return Truncated(module, input, length, state, lengths, targets, context, batch_first)
-
-
-def _check_steps(length: int, context: int) -> None:
-    for name, value, least in (("length", length, 1), ("context", context, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be a whole number of time steps, {least} or more, got {value!r}")
-
-
-def _layers(module: nn.Module) -> list[Any]:
-    return [m for m in module.modules() if isinstance(m, (Recurrent, nn.RNNBase))]
-
-
-def _batch_first_of(module: nn.Module) -> bool:
-    """Whether the batch comes first, as all the recurrent layers inside say."""
-    firsts = {bool(layer.batch_first) for layer in _layers(module)}
-    if len(firsts) != 1:
-        why = "recurrent layers of both kinds" if firsts else "no recurrent layer of this package or torch.nn"
-        raise ValueError(
-            f"which axis of the input is time cannot be seen, for {type(module).__name__} holds {why}: "
-            "say batch_first=True or batch_first=False"
-        )
-    return firsts.pop()
-
-
-def _check_cuts(module: nn.Module) -> None:
-    """Refuses layers that no sequence can be cut for."""
-    for layer in _layers(module):
-        if layer.bidirectional or getattr(layer, "reverse", False):
-            raise ValueError(
-                f"a {type(layer).__name__} that reads the sequence backwards cannot be truncated, for it starts at the "
-                "sequence's end: use bidirectional=False, or run the whole sequence at once"
-            )
-        if isinstance(layer, Recurrent) and any(
-            n.op == "time" for e in layer.derived.equations.values() for n in e.graph.nodes
-        ):
-            raise ValueError(
-                f"{layer.cell.name} counts the time steps, and each piece would count from 0 again: "
-                "run the whole sequence at once (recompute= saves memory)"
-            )
-
-
-def _layout(input: Tensor, batch_first: bool) -> tuple[bool, int]:
-    """Whether the input has a batch axis, and which axis is time."""
-    rank = input.dim() + (not input.dtype.is_floating_point)
-    if rank not in (2, 3):
-        raise ValueError(
-            f"input must be [T, B, I] or [T, I] (word numbers [T, B] or [T]), got the shape {tuple(input.shape)}"
-        )
-    return rank == 3, int(batch_first and rank == 3)
-
-
-def _checked_lengths(lengths: Any, input: Tensor, axis: int, batched: bool) -> Tensor | None:
-    if lengths is None:
-        return None
-    result = torch.as_tensor(lengths, device=input.device)
-    rows, steps = (input.shape[1 - axis] if batched else 1), input.shape[axis]
-    if result.shape != (rows,) or result.dtype.is_floating_point or result.dtype == torch.bool:
-        raise ValueError(
-            f"lengths must be one whole number for each of the {rows} sequences, "
-            f"got the shape {tuple(result.shape)} of {result.dtype}"
-        )
-    if rows and not 0 <= int(result.min()) <= int(result.max()) <= steps:
-        raise ValueError(
-            f"lengths must lie in [0, {steps}], the time steps given, got {int(result.min())} to {int(result.max())}"
-        )
-    return result
-
-
-def _check_targets(targets: Any, input: Tensor, axis: int, batched: bool) -> None:
-    axes = 2 if batched else 1
-    if targets is None:
-        return
-    if isinstance(targets, Tensor):
-        if targets.shape[:axes] != input.shape[:axes]:
-            names = "time" if not batched else "batch and time" if axis else "time and batch"
-            raise ValueError(
-                f"targets must have the {names} axes of the input, {tuple(input.shape[:axes])}, "
-                f"got the shape {tuple(targets.shape)}"
-            )
-        return
-    if not isinstance(targets, (Mapping, tuple, list)):
-        raise TypeError(f"targets must be a tensor, or a tuple or dict of tensors, got {type(targets).__name__}")
-    for part in targets.values() if isinstance(targets, Mapping) else targets:
-        _check_targets(part, input, axis, batched)
-
-
-def _detached(state: Any) -> Any:
-    """The same values with no graph behind them."""
-    if isinstance(state, Tensor):
-        return state.detach()
-    if isinstance(state, Mapping):
-        return {k: _detached(v) for k, v in state.items()}
-    if isinstance(state, (tuple, list)):
-        parts = [_detached(s) for s in state]
-        return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
-    if state is None:
-        return None
-    raise TypeError(f"a state must be a tensor, or a tuple, list or dict of tensors, got {type(state).__name__}")
-
-
-def _narrowed(output: Any, axis: int, first: int) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise TypeError(f"with context= the module's output must be a tensor, got {type(output).__name__}")
-    return output.narrow(axis, first, output.shape[axis] - first)
-
-
-def _joined(lead: Any, rest: Any, axis: int, first: int) -> Tensor:
-    """The piece's own steps of two outputs that follow each other; `first`: how many steps of the first are context."""
-    if not isinstance(lead, Tensor) or not isinstance(rest, Tensor):
-        raise TypeError(f"with context= the module's output must be a tensor, got {type(lead).__name__}")
-    return _narrowed(torch.cat([lead, rest], axis), axis, first)
+    return Truncated(module, input, length, state, lengths, targets, context, batch_first, signals)
 
 
 __all__ = ["Piece", "Truncated", "truncated"]
