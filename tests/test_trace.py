@@ -187,6 +187,27 @@ def test_the_sum_of_the_error_terms_is_the_gradient_of_the_bias():
     torch.testing.assert_close(deltas.sum((0, 1)), layer.bias_ih_l1.grad, rtol=1e-12, atol=1e-13)
 
 
+def test_horizontal_and_vertical_error():
+    """In the top layer the error that comes from above is the loss's; below, it is what the layer above sends down."""
+    layer = layer_of("gru")
+    x = torch.randn(T, B, INPUTS, dtype=torch.float64)
+    output, _, trace = layer(x, None, LENGTHS, return_all=True)
+    errors = torch.randn(T, B, 2 * H, dtype=torch.float64)
+    output.backward(errors)
+    real = (torch.arange(T).unsqueeze(1) < torch.tensor(LENGTHS)).unsqueeze(2)
+    for d in (0, 1):
+        assert torch.equal(trace[2 + d].vertical["h"] * real, errors[..., d * H : (d + 1) * H] * real)
+        down = 0
+        for above, own in ((trace[2], ""), (trace[3], "_reverse")):
+            weight = getattr(layer, f"weight_ih_l1{own}")[:, d * H : (d + 1) * H]
+            down = down + torch.cat([above.errors[f"net.{k}"] for k in "rzn"], -1) @ weight
+        torch.testing.assert_close(trace[d].vertical["h"] * real, down * real, rtol=1e-10, atol=1e-12)
+        # The error at a sequence's last step has come from above only, and from no later step.
+        last = [(0 if d else n - 1, b) for b, n in enumerate(LENGTHS) if n]
+        for t, b in last:
+            torch.testing.assert_close(trace[d].errors["h"][t, b], trace[d].vertical["h"][t, b])
+
+
 def test_without_gradients_there_are_values_and_no_errors():
     layer = layer_of("mgu").eval()
     with torch.no_grad():

@@ -112,7 +112,7 @@ class Kind:
 class Job(NamedTuple):
     """One call, apart from its tensors: `steps` T and `rows` B; `origin`: the number of the first step; `keep`:
     whether to keep what the backward pass needs; `errors`: is given, for each direction, the error terms [T, B, ...] of
-    a traced call when they are known; `samples`: 0, or S independent calls in one, each tensor with an axis
+    a traced call when they are known, and the error [T, B, D·H] that entered through its output, if any did; `samples`: 0, or S independent calls in one, each tensor with an axis
     of S in front or, if they share it, without."""
 
     kind: Kind
@@ -122,7 +122,7 @@ class Job(NamedTuple):
     origin: int = 0
     keep: bool = False
     samples: int = 0
-    errors: Callable[[int, Tensor], None] | None = None
+    errors: Callable[[int, Tensor, Tensor | None], None] | None = None
 
 
 RANKS = {"time": 3, "row": 2, "unit": 1, "start": 3, "parameter": 2}

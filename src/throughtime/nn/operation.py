@@ -133,7 +133,7 @@ def _backward(job: Job, plan: Plan, operands: Operands, results: Results, enteri
 
     if job.errors is not None:
         for d in range(plan.directions):
-            job.errors(d, done.writes[d][ERRORS])  # type: ignore[arg-type]
+            job.errors(d, done.writes[d][ERRORS], entering.joint["out"])  # type: ignore[arg-type]
     gradients: list[Tensor | None] = [done.joint.get(prefix + n) for n in operands.joint]
     gradients += [None if s is None else e for s, e in zip(operands.starts, done.ends, strict=True)]
     products = plan.products_of_kept if second else plan.products

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from throughtime.nn.calls import Kind
@@ -17,13 +18,16 @@ class LayerTrace:
     """One layer in one direction.
 
     `values`: name -> [T, B, width] (batch_first: [B, T, width]): each state after the step, each local variable of the
-    cell's `step`, and each affine map's result as `net.<map>`, the pre-activation. `errors`: after backward, under the
-    same names, the error term δ_t = ∂E/∂value_t, with all that reaches it through later steps and higher layers; errors
-    of several backward passes add up, as gradients do. Padding holds zeros.
+    cell's `step`, and each affine map's result as `net.<map>`, the pre-activation; 0 in the padding.
+    `errors`: after backward, under the same names, the error term δ_t = ∂E/∂value_t, with all that reaches it through
+    later steps and higher layers; 0 in the padding. Errors of several backward passes add up, as gradients do.
+    `vertical`: the part of the first state's error that came through the layer's output, from the layer above or from
+    the loss; the rest of it came horizontally, from later steps.
     """
 
     values: dict[str, Tensor]
     errors: dict[str, Tensor] = field(default_factory=dict)
+    vertical: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Trace(Sequence[LayerTrace]):
@@ -46,15 +50,22 @@ class Trace(Sequence[LayerTrace]):
         names = ", ".join(self._layers[0].values) if self._layers else ""
         return f"Trace of {len(self)} layers and directions: {names}"
 
-    def begin(self, kind: Kind) -> Callable[[int, Tensor], None]:
+    def begin(self, kind: Kind) -> Callable[[int, Tensor, Tensor | None], None]:
         """Makes room for one layer's directions; returns what takes in their error terms."""
         first = len(self._layers)
         self._layers += [LayerTrace({}) for _ in kind.reverse]
 
-        def take(direction: int, errors: Tensor) -> None:
-            known = self._layers[first + direction].errors
-            for name, error in self._split(kind, errors.detach()).items():
-                known[name] = known[name] + error if name in known else error
+        def take(direction: int, errors: Tensor, entered: Tensor | None) -> None:
+            layer = self._layers[first + direction]
+            found = self._split(kind, errors.detach())
+            _add(layer.errors, found)
+            output, error = next(iter(found.items()))
+            if entered is None:
+                _add(layer.vertical, {output: torch.zeros_like(error)})
+            else:
+                width = entered.shape[-1] // len(kind.reverse)
+                own = entered.detach().narrow(-1, direction * width, width)
+                _add(layer.vertical, {output: self._shaped(own)})
 
         return take
 
@@ -65,8 +76,16 @@ class Trace(Sequence[LayerTrace]):
 
     def _split(self, kind: Kind, array: Tensor) -> dict[str, Tensor]:
         blocks = column_blocks(kind.program.recurrence.writes, kind.sizes)[TRACE]
+        array = self._shaped(array)
+        return {name: array.narrow(-1, first, width) for name, (first, width) in blocks.items()}
+
+    def _shaped(self, array: Tensor) -> Tensor:
+        """[T, B, ...] in the shape of the input."""
         if self._batch_first:
             array = array.transpose(0, 1)
-        if not self._batched:
-            array = array.squeeze(0 if self._batch_first else 1)
-        return {name: array.narrow(-1, first, width) for name, (first, width) in blocks.items()}
+        return array if self._batched else array.squeeze(0 if self._batch_first else 1)
+
+
+def _add(known: dict[str, Tensor], more: dict[str, Tensor]) -> None:
+    for name, value in more.items():
+        known[name] = known[name] + value if name in known else value
