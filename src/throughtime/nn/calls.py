@@ -111,9 +111,10 @@ class Kind:
 
 class Job(NamedTuple):
     """One call, apart from its tensors: `steps` T and `rows` B; `origin`: the number of the first step; `keep`:
-    whether to keep what the backward pass needs; `errors`: is given, for each direction, the error terms [T, B, ...] of
-    a traced call when they are known, and the error [T, B, D·H] that entered through its output, if any did; `samples`: 0, or S independent calls in one, each tensor with an axis
-    of S in front or, if they share it, without."""
+    whether to keep what the backward pass needs; `samples`: 0, or S independent calls in one, each tensor with an axis
+    of S in front or, if they share it, without. `errors`: is given, for each direction, the error terms [T, B, ...] of
+    a traced call when they are known, and the error [T, B, D·H] that entered through its output, if any did.
+    """
 
     kind: Kind
     steps: int
