@@ -109,6 +109,31 @@ def test_packed_sequences_go_through():
     torch.testing.assert_close(found[1], expected[1], rtol=1e-12, atol=1e-12)
 
 
+class Symmetric(nn.Module):
+    def forward(self, weight):
+        return torch.cat([w + w.t() for w in weight.chunk(3)])
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_parametrizations_stay(bidirectional):
+    """One of two weights in a chain of two, and one with originals of other shapes; trained further, both ways."""
+    layer = nn.GRU(3, 5, bidirectional=bidirectional, dtype=torch.float64)
+    parametrize.register_parametrization(layer, "weight_hh_l0", Symmetric())
+    parametrize.register_parametrization(layer, "weight_hh_l0", nn.Softsign(), unsafe=True)
+    nn.utils.parametrizations.weight_norm(layer, "weight_ih_l0")
+    twin, x = copy.deepcopy(layer), torch.randn(4, 2, 3, dtype=torch.float64)
+    parameters = dict(layer.named_parameters())
+    ours = tt.convert(layer)
+    assert isinstance(ours, tt.GRU)
+    back = tt.convert(ours, to="torch")
+    assert isinstance(back, nn.GRU)
+    for found in (ours, back):
+        assert {n: id(p) for n, p in found.named_parameters()} == {n: id(p) for n, p in parameters.items()}
+        assert list(found.state_dict()) == list(twin.state_dict())
+        assert_same_numbers(found, twin, x)
+    assert list(ours.state_dict()) == list(copy.deepcopy(ours).state_dict())
+
+
 class Tagger(nn.Module):
     """Layers in every container, one of them three times."""
 
@@ -229,12 +254,6 @@ def pruned():
     return layer
 
 
-def parametrized():
-    layer = nn.GRU(3, 5)
-    parametrize.register_parametrization(layer, "weight_hh_l0", nn.Identity())
-    return layer
-
-
 def patched():
     layer = nn.GRU(3, 5)
     layer.forward = lambda x: x
@@ -263,7 +282,6 @@ def scripted():
     "make, reason",
     [
         (lambda: Own(3, 5), "it is a class of its own, whose methods would be lost: write its equation as a throughtime.Cell"),
-        (parametrized, "torch.nn.utils.parametrize computes its weights: register the parametrization after converting"),
         (weight_normed, "its weights are computed from others, as by weight_norm or pruning (weight_hh_l0, weight_hh_l0_g, weight_hh_l0_v): remove that first"),
         (pruned, "its weights are computed from others, as by weight_norm or pruning (weight_hh_l0, weight_hh_l0_mask, weight_hh_l0_orig): remove that first"),
         (patched, "its forward was replaced on this instance"),

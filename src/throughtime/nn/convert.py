@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from throughtime import cells
 from throughtime.nn import dropins, steps
@@ -57,8 +58,8 @@ def convert(model: nn.Module, *, to: Literal["throughtime", "torch"] = "throught
     """Replaces every torch.nn.RNN, GRU, LSTM and every RNNCell, GRUCell, LSTMCell inside `model`, in place.
 
     The new layers hold the same Parameter objects, so that an optimizer made before goes on working; training mode,
-    hooks, requires_grad, further attributes and instances that are shared stay as they were. Only layers that are
-    registered as modules are found (one in a plain Python list is not).
+    hooks, parametrizations, requires_grad, further attributes and shared instances stay as they were. Only layers that
+    are registered as modules are found (one in a plain Python list is not).
 
     Args:
         model: any module; if it is such a layer itself, use what is returned.
@@ -107,8 +108,13 @@ def convert(model: nn.Module, *, to: Literal["throughtime", "torch"] = "throught
     return result.model
 
 
+def _type(module: nn.Module) -> type[nn.Module]:
+    """The class, without the one that parametrizations put before it."""
+    return parametrize.type_before_parametrizations(module)
+
+
 def _class_name(module: nn.Module) -> str:
-    kind = type(module)
+    kind = _type(module)
     home = kind.__module__.split(".")[0]
     return f"torch.nn.{kind.__name__}" if kind.__module__.startswith("torch.nn.") else f"{home}.{kind.__name__}"
 
@@ -135,13 +141,11 @@ def _is_of_torch(module: nn.Module) -> bool:
 
 def _why_not_ours(module: nn.Module) -> str | None:
     """Why a layer of torch's cannot be replaced, or None."""
-    kind = type(module)
+    kind = _type(module)
     if isinstance(module, torch.jit.ScriptModule):
         return "it was compiled by torch.jit: convert the model before"
     if kind.__module__.startswith("torch.ao.nn.quant"):
         return "it is quantised: convert the model before"
-    if hasattr(module, "parametrizations"):
-        return "torch.nn.utils.parametrize computes its weights: register the parametrization after converting"
     if kind not in (getattr(nn, name) for name in (*LAYERS, *STEPS)):
         return "it is a class of its own, whose methods would be lost: write its equation as a throughtime.Cell"
     return _why_not_replaceable(module, _torchs_fresh(module)) or _why_not_compiled(module)
@@ -160,29 +164,28 @@ def _why_not_replaceable(module: nn.Module, fresh: nn.Module) -> str | None:
     """What a layer carries that a new one could not take over."""
     if "forward" in vars(module):
         return "its forward was replaced on this instance"
-    own, known = set(module._parameters), set(fresh._parameters)
-    if own != known or module._buffers or module._modules:
-        odd = sorted((own ^ known) | set(module._buffers) | set(module._modules))
+    own, known = {*module._parameters, *_parametrizations(module)}, set(fresh._parameters)
+    further = {*module._buffers, *module._modules} - {"parametrizations"}
+    if own != known or further:
+        odd = sorted((own ^ known) | further)
         return (
             f"its weights are computed from others, as by weight_norm or pruning ({', '.join(odd)}): remove that first"
         )
-    shapes = {name: tuple(p.shape) for name, p in module.named_parameters(remove_duplicate=False)}
     for name, usual in fresh.named_parameters():
-        if shapes[name] != tuple(usual.shape):
-            return f"its {name} has the shape {shapes[name]} instead of {tuple(usual.shape)}"
+        shape = tuple(getattr(module, name).shape)
+        if shape != tuple(usual.shape):
+            return f"its {name} has the shape {shape} instead of {tuple(usual.shape)}"
     return None
 
 
 def _why_not_torchs(module: nn.Module) -> str | None:
     """Why torch.nn has no layer that gives the same numbers, or None."""
     assert isinstance(module, Recurrent)
-    if type(module) not in (Recurrent, steps.RecurrentCell, *OURS.values()):
+    if _type(module) not in (Recurrent, steps.RecurrentCell, *OURS.values()):
         return "it is a class of its own, whose methods would be lost"
     name = kind_of(module)
     if type(module.cell) not in (cells.Elman, cells.GRU, cells.LSTM):
         return f"torch.nn has no {name}"
-    if hasattr(module, "parametrizations"):
-        return "torch.nn.utils.parametrize computes its weights: register the parametrization after converting"
     usual = _ours_like(_torchs_like(module, "meta"), "meta")
     for key, value in vars(usual).items():
         own = getattr(module, key, value)
@@ -201,7 +204,12 @@ def kind_of(module: nn.Module) -> str:
     if isinstance(module, Recurrent):
         name = {cells.Elman: "RNN", cells.GRU: "GRU", cells.LSTM: "LSTM"}.get(type(module.cell), module.cell.name)
         return name + "Cell" if isinstance(module, steps.RecurrentCell) else name
-    return type(module).__name__
+    return _type(module).__name__
+
+
+def _parametrizations(module: nn.Module) -> dict[str, nn.Module]:
+    """By the name of the weight that each computes."""
+    return dict(module.parametrizations.items()) if parametrize.is_parametrized(module) else {}  # type: ignore[union-attr, operator]
 
 
 def _sizes(module: Any) -> dict[str, Any]:
@@ -226,7 +234,7 @@ def _made(kind: Callable[..., nn.Module], options: dict[str, Any], device: Any) 
 
 
 def _torchs_fresh(module: nn.Module) -> nn.Module:
-    return _made(type(module), _sizes(module), "meta")
+    return _made(_type(module), _sizes(module), "meta")
 
 
 def _ours_like(module: nn.Module, device: Any) -> nn.Module:
@@ -246,6 +254,9 @@ def _in_place_of(module: nn.Module, twin: Callable[[nn.Module, Any], nn.Module])
     usual = _torchs_fresh(module) if twin is _ours_like else _ours_like(new, "meta")
     for name, parameter in module._parameters.items():
         setattr(new, name, parameter)
+    for name, parametrization in _parametrizations(module).items():
+        parametrize.register_parametrization(new, name, nn.Identity())  # a place to put the old one
+        new.parametrizations._modules[name] = parametrization  # type: ignore[union-attr]
     new.training = module.training
     for key in vars(nn.Module()).keys() - {"training", "_parameters", "_buffers", "_modules"}:
         value = vars(module)[key]
