@@ -165,7 +165,7 @@ def _why_not_replaceable(module: nn.Module, fresh: nn.Module) -> str | None:
     if "forward" in vars(module):
         return "its forward was replaced on this instance"
     own, known = {*module._parameters, *_parametrizations(module)}, set(fresh._parameters)
-    further = {*module._buffers, *module._modules} - {"parametrizations"}
+    further = {*module._buffers, *module._modules} - {"parametrizations", *fresh._buffers, *fresh._modules}
     if own != known or further:
         odd = sorted((own ^ known) | further)
         return (
