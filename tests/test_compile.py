@@ -174,3 +174,31 @@ def test_opcheck():
     job = Job(kind, 4, 2, False)
     arguments = (operands.flat(), kind.name, job.steps, job.rows, job.origin, job.samples, False, False)
     torch.library.opcheck(torch.ops.throughtime.recur.default, arguments)
+
+
+def test_vmap_in_a_graph():
+    layer = layer_of("gru")
+    xs = torch.randn(3, 4, 2, 3)
+
+    def outputs(xs):
+        return torch.func.vmap(lambda x: layer(x)[0])(xs)
+
+    with torch.no_grad():
+        compiled = torch.compile(outputs, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(xs), outputs(xs))
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, lambda f: lambda x: torch.func.jvp(f, (x,), (x,))[1]])
+def test_other_transforms_in_a_graph_are_refused_and_not_wrong(transform):
+    """torch's tracing of an autograd Function that knows torch.func ends here; outside the graph they work."""
+    layer = layer_of("gru")
+    function = transform(lambda x: layer(x)[0].sin().sum())
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        torch.compile(function, fullgraph=True, backend="aot_eager")(torch.randn(4, 2, 3))
+
+
+def test_recomputing_in_a_graph():
+    layer = layer_of("gru", recompute=2, dtype=torch.float64)
+    x = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    equal(results(compiled, layer, x), results(layer, layer, x))

@@ -198,6 +198,19 @@ def test_gradcheck_in_forward_mode_and_batched():
     assert torch.autograd.gradcheck(function, given, check_forward_ad=True, check_batched_forward_grad=True)
 
 
+def test_vmap_over_lengths_and_words():
+    layer = tt.Recurrent(CATALOGUE["gru"](), INPUTS, H, dtype=torch.float64)
+    x, many = torch.randn(T, B, INPUTS, dtype=torch.float64), torch.tensor([[4, 0, 2], [1, 3, 4]])
+    together = vmap(lambda lengths: layer(x, None, lengths)[0])(many)
+    words = torch.randint(INPUTS, (2, T, B))
+    of_words = vmap(lambda w: layer(w)[0])(words)
+    for k in (0, 1):
+        torch.testing.assert_close(together[k], layer(x, None, many[k])[0], rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(of_words[k], layer(words[k])[0], rtol=1e-12, atol=1e-13)
+    with pytest.raises(ValueError, match=r"lengths must lie in \[0, 4\], the time steps given, got 0 to 5"):
+        vmap(lambda lengths: layer(x, None, lengths)[0])(many + (many > 3))
+
+
 class Noisy(tt.Cell):
     def step(self, x, h):
         return tt.tanh(tt.affine("f", x, tt.dropout("drop", h, 0.4))) + 0.1 * tt.noise("n", h)

@@ -35,13 +35,22 @@ def run(job: Job, operands: Operands) -> Results:
 
 def run_flat(job: Job, values: Sequence[Tensor | None]) -> tuple[bool, Sequence[Tensor]]:
     """`run` on operands and results in a row; whether what the backward pass needs was kept."""
-    if _transforms_active() or forward_ad._current_level >= 0:
-        job = job._replace(keep=True)
-        return True, _Transformed.apply(job, *values)  # type: ignore[no-untyped-call]
+    if not asks_for_derivatives(values):
+        return job.keep, launch(job, values)
+    job = job._replace(keep=True)
+    door = _Transformed if _is_transformed() else _Recur
+    return True, door.apply(job, *values)  # type: ignore[no-untyped-call]
+
+
+def asks_for_derivatives(values: Sequence[Tensor | None]) -> bool:
+    """Whether the results must be differentiable, or carry tangents."""
     if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in values):
-        job = job._replace(keep=True)
-        return True, _Recur.apply(job, *values)  # type: ignore[no-untyped-call]
-    return job.keep, launch(job, values)
+        return True
+    return _is_transformed()
+
+
+def _is_transformed() -> bool:
+    return _transforms_active() or forward_ad._current_level >= 0
 
 
 class _Recur(torch.autograd.Function):

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from throughtime.nn.calls import Job, Kind, Operands, empty_results, launch_kernel, sort_results
 from throughtime.nn.derived import Derived
-from throughtime.nn.operation import run_flat
+from throughtime.nn.mapped import mapped_call
+from throughtime.nn.operation import asks_for_derivatives, run_flat
 from throughtime.symbolic.stored import load_cell
 
 _library = torch.library.Library("throughtime", "DEF")  # type: ignore[no-untyped-call]
@@ -74,22 +76,29 @@ def _on_shapes(values: Sequence[Tensor | None], *call: int | str) -> list[Tensor
 
 
 def _differentiable(values: Sequence[Tensor | None], *call: int | str) -> list[Tensor]:
-    if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in values):
-        job = _job(*call)  # type: ignore[arg-type]
-        _, outputs = run_flat(job, values)
-        if job.keep:
-            return list(outputs)
-        # The caller does not know of what is kept: it gets what it would get without derivatives.
-        dtype = outputs[0].dtype
-        done, plan = sort_results(job.kind.plan(True, dtype), outputs), job.kind.plan(False, dtype)
-        found = [done.joint[n] for n in plan.joint_writes] + done.ends
-        for d in range(plan.directions):
-            found += [done.writes[d][n] for n in plan.own_writes] + [done.sums[d][n] for n in plan.sums]
-        return found  # type: ignore[return-value]
-    with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.throughtime.recur(values, *call)  # type: ignore[no-any-return]
+    if not asks_for_derivatives(values):
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.throughtime.recur(values, *call)  # type: ignore[no-any-return]
+    job = _job(*call)  # type: ignore[arg-type]
+    _, outputs = run_flat(job, values)
+    if job.keep:
+        return list(outputs)
+    # The caller does not know of what is kept: it gets what it would get without derivatives.
+    dtype = outputs[0].dtype
+    done, plan = sort_results(job.kind.plan(True, dtype), outputs), job.kind.plan(False, dtype)
+    found = [done.joint[n] for n in plan.joint_writes] + done.ends
+    for d in range(plan.directions):
+        found += [done.writes[d][n] for n in plan.own_writes] + [done.sums[d][n] for n in plan.sums]
+    return found  # type: ignore[return-value]
+
+
+def _mapped(info: Any, in_dims: Any, values: Sequence[Tensor | None], *call: int | str) -> Any:
+    mapped = mapped_call(_job(*call), values, in_dims[0], info.batch_size)  # type: ignore[arg-type]
+    outputs, dims = mapped.results(_call(mapped.job, mapped.values))
+    return list(outputs), list(dims)
 
 
 _library.impl("recur", _on_numbers, "CPU")  # type: ignore[no-untyped-call]
 _library.impl("recur", _differentiable, "Autograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake("throughtime::recur", _on_shapes, lib=_library)
+torch.library.register_vmap("throughtime::recur", _mapped, lib=_library)

@@ -163,11 +163,25 @@ def checked_words(x: Tensor, vocabulary: int) -> Tensor:
     x = x.long()
     if torch.compiler.is_compiling():
         torch._assert_async(((x >= 0) & (x < vocabulary)).all(), "word numbers must lie in the vocabulary")
-    elif x.numel() and not 0 <= int(x.min()) <= int(x.max()) < vocabulary:
-        raise IndexError(
-            f"word numbers must lie in [0, {vocabulary}), the vocabulary, got {int(x.min())} to {int(x.max())}"
-        )
+    elif not _within(x, 0, vocabulary - 1):
+        raise IndexError(f"word numbers must lie in [0, {vocabulary}), the vocabulary, got {_range(x)}")
     return x
+
+
+def _bare(numbers: Tensor) -> Tensor:
+    """The numbers of all calls that torch.func.vmap makes one of."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(numbers):
+        numbers = torch._C._functorch.get_unwrapped(numbers)
+    return numbers
+
+
+def _within(numbers: Tensor, least: int, most: int) -> bool:
+    numbers = _bare(numbers)
+    return numbers.is_meta or not numbers.numel() or least <= int(numbers.min()) <= int(numbers.max()) <= most
+
+
+def _range(numbers: Tensor) -> str:
+    return f"{int(_bare(numbers).min())} to {int(_bare(numbers).max())}"
 
 
 def _lengths(lengths: Any, x: Tensor) -> Tensor:
@@ -185,10 +199,8 @@ def _lengths(lengths: Any, x: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         torch._assert_async(((lengths >= 0) & (lengths <= steps)).all(), "lengths must lie in [0, T]")
         lengths = lengths.clamp(0, steps)  # a kernel must never leave its arrays, whatever becomes of the assertion
-    elif rows and not 0 <= int(lengths.min()) <= int(lengths.max()) <= steps:
-        raise ValueError(
-            f"lengths must lie in [0, {steps}], the time steps given, got {int(lengths.min())} to {int(lengths.max())}"
-        )
+    elif not _within(lengths, 0, steps):
+        raise ValueError(f"lengths must lie in [0, {steps}], the time steps given, got {_range(lengths)}")
     checked: Tensor = lengths.to(device=x.device, dtype=torch.int64).contiguous()
     return checked
 
