@@ -93,7 +93,7 @@ def test_output_states_and_gradients(case):
 
 def test_every_cell_of_the_catalogue_and_every_activation_has_an_oracle():
     assert set(tt.cells.catalogue) == set(oracles.STEPS)
-    assert set(tt.symbolic.functions.ACTIVATIONS) == set(oracles.ACTIVATIONS)
+    assert set(tt.symbolic.activations.ACTIVATIONS) == set(oracles.ACTIVATIONS)
 
 
 @pytest.mark.parametrize("name", CELLS)

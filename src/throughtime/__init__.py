@@ -11,17 +11,23 @@ _HOMES = {
     **dict.fromkeys(
         (
             *("Cell", "affine", "weight", "time", "noise", "training", "total", "size", "mean", "layer_norm"),
-            *("dropout", "zoneout"),
+            *("dropout", "zoneout", "signal"),
         ),
         _LANGUAGE,
     ),
     **dict.fromkeys(
         (
             *("tanh", "sigmoid", "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "erf", "absolute", "sign"),
-            *("minimum", "maximum", "where", "surrogate", "identity", "relu", "leaky_relu", "elu", "selu", "gelu"),
-            *("silu", "softplus", "softsign", "clip", "hard_tanh", "hard_sigmoid"),
+            *("minimum", "maximum", "where", "surrogate", "clip", "clip_gradient"),
         ),
         _FUNCTIONS,
+    ),
+    **dict.fromkeys(
+        (
+            *("identity", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "softsign"),
+            *("hard_tanh", "hard_sigmoid"),
+        ),
+        "throughtime.symbolic.activations",
     ),
     "EquationError": "throughtime.symbolic.graph",
     "Recurrent": "throughtime.nn.recurrent",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from throughtime.symbolic.functions import activation
+from throughtime.symbolic.activations import Activation, activation
 from throughtime.symbolic.language import Cell, affine
 
 
@@ -14,7 +13,7 @@ from throughtime.symbolic.language import Cell, affine
 class Elman(Cell):
     """s_t = f(U x_t + W s_{t-1} + b) with any activation f. Elman 1990, doi:10.1207/s15516709cog1402_1."""
 
-    activation: str | Callable[[Any], Any] = "tanh"
+    activation: Activation = "tanh"
 
     biases = 2
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from throughtime.symbolic.functions import sigmoid, tanh
+from throughtime.symbolic.activations import Activation, activation
 from throughtime.symbolic.language import Cell, affine
 
 
@@ -15,6 +15,8 @@ class GRU(Cell):
     after it, as torch and cuDNN have it."""
 
     reset: Literal["after", "before"] = "after"
+    activation: Activation = "tanh"
+    gate_activation: Activation = "sigmoid"
 
     gates = ("r", "z", "n")
     biases = 2
@@ -24,7 +26,8 @@ class GRU(Cell):
         return ("r", "z", "m") if self.reset == "after" else ("r", "z", "n")
 
     def step(self, x: Any, h: Any) -> Any:
-        r = sigmoid(affine("r", x, h))
-        z = sigmoid(affine("z", x, h))
-        n = tanh(affine("n", x) + r * affine("m", h)) if self.reset == "after" else tanh(affine("n", x, r * h))
+        σ, φ = activation(self.gate_activation), activation(self.activation)
+        r = σ(affine("r", x, h))
+        z = σ(affine("z", x, h))
+        n = φ(affine("n", x) + r * affine("m", h)) if self.reset == "after" else φ(affine("n", x, r * h))
         return (1 - z) * n + z * h

@@ -10,22 +10,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from throughtime.symbolic import functions
-from throughtime.symbolic.functions import absolute, maximum, sigmoid, softplus, tanh, where
+from throughtime.symbolic import activations
+from throughtime.symbolic.functions import absolute, clip, maximum, minimum, sigmoid, tanh, where
 from throughtime.symbolic.language import Cell, affine, weight
 
 ACTIVATIONS: dict[str, tuple[Callable[[Any, float, float], Any], tuple[float | None, ...]]] = {
-    "Relu": (lambda v, a, b: functions.relu(v), ()),
+    "Relu": (lambda v, a, b: activations.relu(v), ()),
     "Tanh": (lambda v, a, b: tanh(v), ()),
     "Sigmoid": (lambda v, a, b: sigmoid(v), ()),
     "Affine": (lambda v, a, b: a * v + b, (1.0, 0.0)),
-    "LeakyRelu": (lambda v, a, b: functions.leaky_relu(v, a), (0.01,)),
+    "LeakyRelu": (lambda v, a, b: activations.leaky_relu(v, a), (0.01,)),
     "ThresholdedRelu": (lambda v, a, b: where(v >= a, v, 0.0), (1.0,)),
     "ScaledTanh": (lambda v, a, b: a * tanh(b * v), (None, None)),
-    "HardSigmoid": (lambda v, a, b: functions.clip(a * v + b, 0.0, 1.0), (0.2, 0.5)),
-    "Elu": (lambda v, a, b: functions.elu(v, a), (1.0,)),
+    "HardSigmoid": (lambda v, a, b: clip(a * v + b, 0.0, 1.0), (0.2, 0.5)),
+    "Elu": (lambda v, a, b: activations.elu(v, a), (1.0,)),
     "Softsign": (lambda v, a, b: v / (1 + absolute(v)), ()),
-    "Softplus": (lambda v, a, b: softplus(v), ()),
+    "Softplus": (lambda v, a, b: activations.softplus(v), ()),
 }
 """Name -> the function of a value, alpha and beta, and the defaults of as many of the two as it uses (None: none)."""
 
@@ -41,7 +41,7 @@ class Activation:
 
     def __call__(self, v: Any) -> Any:
         if self.clip is not None:
-            v = maximum(functions.minimum(v, self.clip), -self.clip)
+            v = maximum(minimum(v, self.clip), -self.clip)
         return ACTIVATIONS[self.name][0](v, self.alpha, self.beta)
 
 

@@ -77,7 +77,7 @@ def arguments(node: Node, phase: Phase) -> tuple[Node, ...]:
     """What the phase needs to have at hand to make this value: nothing for a net, which its product made."""
     if any(node is net for net in phase.nets):
         return ()
-    return node.args[:1] if node.op == "surrogate" else node.args  # the other is for the derivative
+    return node.args
 
 
 def _chains(recurrence: Recurrence) -> tuple[dict[int, list[Node]], set[int]]:

@@ -69,7 +69,7 @@ class Printer:
             raise NotImplementedError(f"the C++ printer has no spelling for {node.op!r}")
         args = [self.value(a) for a in node.args]
         written = OPERATIONS[node.op].cpp.format(*args, zero="tt::splat<T>(0)")
-        return written if written.startswith("(") or node.op == "surrogate" else f"tt::{written}"
+        return written if written.startswith("(") else f"tt::{written}"
 
     def _fused(self, node: Node) -> str | None:
         """a * b + c in one rounding, where the product has no other use: the choice is ours, not the compiler's."""

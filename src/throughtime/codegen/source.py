@@ -9,7 +9,7 @@ from importlib import resources
 from throughtime.codegen.phases import Phase, Product, Schedule, schedule
 from throughtime.codegen.printer import Printer
 from throughtime.symbolic.graph import Node, Width
-from throughtime.symbolic.program import Recurrence
+from throughtime.symbolic.program import Recurrence, without_marks
 
 SKELETONS = ("lanes.h", "functions.h", "product.h", "call.h", "at.h", "pack.h", "recurrence.h")
 SCALARS = {"float32": "float", "float64": "double"}
@@ -35,7 +35,8 @@ def widths(recurrence: Recurrence) -> tuple[Width, ...]:
 
 def kernel_source(recurrence: Recurrence, dtype: str) -> str:
     """The C++ text of a recurrence for "float32" or "float64"; the same byte for byte in every process."""
-    return _Source(recurrence, schedule(recurrence)).text(dtype)
+    computed = without_marks(recurrence)
+    return _Source(computed, schedule(computed)).text(dtype)
 
 
 class _Source:

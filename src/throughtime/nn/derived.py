@@ -22,11 +22,12 @@ from throughtime.symbolic.stored import save_cell
 class Derived:
     """See the module. What differs between training and evaluation is listed by mode, True for training.
 
-    `loops`: the parameters that hold matrices of the loop, by name. `noisy`: whether a step draws random numbers.
+    `signals`: what a step reads besides x, by name. `loops`: the parameters that hold matrices of the loop, by name.
+    `noisy`: whether a step draws random numbers.
     """
 
     def __init__(self, cell: Cell, bias: bool, num_layers: int, heads: int = 1) -> None:
-        self.heads = heads
+        self.cell, self.heads = cell, heads
         self._text = {"cell": save_cell(cell), "bias": bias, "heads": heads}
         self.equations: dict[bool, Equation] = {mode: trace(cell, mode) for mode in (False, True)}
         equation = self.equations[False]
@@ -34,6 +35,7 @@ class Derived:
         self.layout: Layout = layout(cell, equation, bias, heads)
         self.state_names = [s.name for s in equation.states]
         self.state_widths: list[Width] = [s.seen.width for s in equation.states]
+        self.signals = list(dict.fromkeys(s for e in self.equations.values() for s in e.signals))
         self.noisy = {m: any(n.op == "noise" for n in e.graph.nodes) for m, e in self.equations.items()}
         self.programs = self._programs(traced=False)
         if heads > 1:

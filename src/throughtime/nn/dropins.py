@@ -18,7 +18,7 @@ from throughtime.cells import LSTM as LSTMCell
 from throughtime.cells import Elman
 from throughtime.nn import initial
 from throughtime.nn.recurrent import Recurrent
-from throughtime.symbolic.functions import ACTIVATIONS
+from throughtime.symbolic.activations import ACTIVATIONS
 from throughtime.symbolic.language import Cell
 
 

@@ -24,13 +24,13 @@ def torch_default_(layer: Layer) -> Layer:
 
     For the same torch seed a drop-in draws the numbers that torch.nn's layer draws.
     """
-    bound = 1 / math.sqrt(layer.hidden_size) if layer.hidden_size > 0 else 0.0
-    for parameter, spec, _ in layer.described_parameters():
+    for parameter, spec, sizes in layer.described_parameters():
         if spec.kind == "weight":
             parameter.fill_(spec.init)
         else:
+            bound = 1 / math.sqrt(sizes["hidden"]) if sizes["hidden"] > 0 else 0.0
             nn.init.uniform_(parameter, -bound, bound)
-    return layer
+    return _with_connections(layer)
 
 
 @torch.no_grad()
@@ -76,7 +76,7 @@ def forget_bias_(layer: Layer, value: float = 1.0, gate: str = "f") -> Layer:
     for parameter, spec, sizes in layer.described_parameters():
         if spec.kind == "bias" and spec.has(gate):
             first = spec.first_row(gate, sizes)
-            part = parameter[first : first + layer.hidden_size]
+            part = parameter[first : first + sizes["hidden"]]
             part.fill_(0.0 if spec.name == "bias_hh" else value)
             done = True
     if not done:
@@ -93,6 +93,12 @@ def default_(layer: Layer) -> Layer:
     glorot_(orthogonal_(layer))
     if len(layer.state_names) > 1 and any(p.has("f") for p in layer.derived.layout.of_kind("bias")):
         forget_bias_(layer, 1.0)
+    return _with_connections(layer)
+
+
+def _with_connections(layer: Layer) -> Layer:
+    for highway in layer.highways:
+        highway.reset_parameters()  # type: ignore[operator]
     return layer
 
 

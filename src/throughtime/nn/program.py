@@ -26,7 +26,7 @@ from throughtime.nn.kernels import (
 )
 from throughtime.symbolic.adjoint import Adjoint, adjoint
 from throughtime.symbolic.graph import Width
-from throughtime.symbolic.program import Recurrence
+from throughtime.symbolic.program import Recurrence, without_marks
 from throughtime.symbolic.tangent import tangent
 
 
@@ -88,7 +88,8 @@ class Program:
         return found
 
     def forward(self, keep: bool) -> Recurrence:
-        return self.adjoint.forward if keep else self.recurrence
+        """What the kernel computes."""
+        return without_marks(self.adjoint.forward if keep else self.recurrence)
 
     def kernel(self, keep: bool, dtype: torch.dtype) -> Kernel:
         """The kernel that keeps what the backward pass needs, or the one that does not."""

@@ -11,22 +11,26 @@ from torch import Tensor
 from torch.nn.functional import linear, one_hot
 
 from throughtime.nn.kernels import size_of
+from throughtime.nn.signals import derived_for, signal_seen
 from throughtime.symbolic import language, noise
 from throughtime.symbolic.language import Cell
 from throughtime.symbolic.program import matrix_name
 
 if TYPE_CHECKING:
     from throughtime.nn.recurrent import Recurrent
+    from throughtime.nn.shapes import Call
 
 
 @dataclass
 class Evaluator:
-    """Meaning of a step's words on tensors [B, width]. `maps`: (affine, position) -> matrix; `biases`: by affine."""
+    """Meaning of a step's words on tensors [B, width]. `maps`: (affine, position) -> matrix; `biases`: by affine;
+    `signals` [T, B, 1] as this direction reads them."""
 
     training: bool
     maps: Mapping[tuple[str, int], Tensor]
     biases: Mapping[str, Tensor]
     weights: Mapping[str, Tensor]
+    signals: Mapping[str, Tensor]
     sizes: Mapping[Any, int]
     seeds: list[int]
     like: Tensor
@@ -62,6 +66,10 @@ class Evaluator:
     def time(self) -> Tensor:
         return self.like.new_tensor(float(self.step))
 
+    def signal(self, name: str) -> Tensor:
+        value = self.signals[name][self.step]
+        return value if self.heads == 1 else value.unsqueeze(1)
+
     def width_number(self, width: Any) -> int:
         return int(self.sizes.get(width, width))
 
@@ -95,16 +103,17 @@ def reference_layer(
     layer: Recurrent,
     x: Tensor,
     starts: list[Tensor | None],
-    lengths: Tensor | None,
+    call: Call,
+    own: Mapping[str, Tensor],
     level: int,
     direction: int,
     seed: Tensor | None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """One layer in one direction: x [T, B, I] or word numbers [T, B], starts [1, B, width] -> output [T, B, H], final
-    states [1, B, width]."""
-    sizes = layer.sizes(level)
-    own = layer.own_parameters(level, direction)
-    equation, table = layer.derived.equations[False], layer.derived.layout
+    """One layer in one direction, with its parameters `own`: x [T, B, I] or word numbers [T, B], starts [1, B, width]
+    -> output [T, B, H], final states [1, B, width]."""
+    derived = derived_for(layer, call)
+    sizes, reverse = layer.sizes(level), layer.runs_backwards(direction)
+    equation, table = derived.equations[False], derived.layout
     maps: dict[tuple[str, int], Tensor] = {}
     for a in equation.affines:
         for k, v in enumerate(a.vectors):
@@ -121,11 +130,12 @@ def reference_layer(
         x = one_hot(x, sizes["input"]).to(own[layer.derived.names[0]])
     heads = layer.heads
     seeds = [0] if seed is None else [noise.direction_seed(int(seed), direction + 2 * k) for k in range(heads)]
+    signals = {name: signal_seen(call, name, reverse, 0, x.shape[0]) for name in call.signals}
     widths = {**sizes, "hidden": sizes["hidden"] // heads, "rows": x.shape[1]}
-    evaluator = Evaluator(layer.training, maps, biases, weights, widths, seeds, x, heads)
+    evaluator = Evaluator(layer.training, maps, biases, weights, signals, widths, seeds, x, heads)
     states = [
         evaluator.cut(x.new_zeros(x.shape[1], size_of(w, sizes)) if s is None else s[0])
         for s, w in zip(starts, layer.state_widths, strict=True)
     ]
-    output, ends = run_reference(layer.cell, evaluator, x, states, lengths, direction == 1)
+    output, ends = run_reference(derived.cell, evaluator, x, states, call.lengths, reverse)
     return output.flatten(2), [e.flatten(1).unsqueeze(0) for e in ends]

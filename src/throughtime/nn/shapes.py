@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.nn import precision
 from throughtime.nn.packed import Packing
+from throughtime.nn.states import State, checked_states, each, in_kind
 
 if TYPE_CHECKING:
     from throughtime.nn.recurrent import Recurrent
@@ -61,16 +62,33 @@ def check_heads(hidden_size: int, heads: int) -> None:
         raise ValueError(f"heads should be a number that divides hidden_size ({hidden_size}), got {heads!r}")
 
 
+def hidden_sizes(given: Any, num_layers: Any) -> tuple[int, ...]:
+    """The hidden size of every layer."""
+    if not isinstance(given, (tuple, list)):
+        return (given,) * max(1, num_layers if isinstance(num_layers, int) else 1)
+    if len(given) != num_layers:
+        raise ValueError(
+            f"hidden_size has {len(given)} numbers for {num_layers} layers: give one number, or one for each layer"
+        )
+    return tuple(given)
+
+
+def check_probability(name: str, p: object) -> None:
+    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
+        raise ValueError(f"{name} should be a probability of at least 0 and below 1, got {p!r}")
+
+
 @dataclass
 class Call:
-    """A checked call: x [T, B, I] or word numbers [T, B]; each state [L·D, B, width], or None for zeros.
+    """A checked call: x [T, B, I] or word numbers [T, B]; each state as in `State`.
 
+    `signals` [T, B, 1] by name; `resets`: whether one of them is a reset that the cell's own step does not read.
     `kinds`: the dtypes of the final states, the first of which is the output's; None: that of x. `packing`: of a
     PackedSequence.
     """
 
     x: Tensor
-    states: list[Tensor | None]
+    states: list[State]
     lengths: Tensor | None
     batch_first: bool
     batched: bool
@@ -78,6 +96,8 @@ class Call:
     kinds: list[torch.dtype] | None
     packing: Packing | None
     autocast: bool
+    signals: dict[str, Tensor] = field(default_factory=dict)
+    resets: bool = False
 
     def dropped(self, x: Tensor, p: float) -> Tensor:
         """Dropout on x [T, B, F], whose mask falls on the numbers in torch.nn's order: step by step, packed or not."""
@@ -133,7 +153,7 @@ def prepare(layer: Recurrent, input: Any, state: Any, lengths: Any) -> Call:
         x = x.masked_fill(padding if words else padding.unsqueeze(2), 0)
     if words:
         x = checked_words(x, layer.input_size)
-    states, is_tuple = _states(layer, state, weight, x.shape[1], batched, autocast)
+    states, is_tuple = checked_states(layer, state, weight, x.shape[1], batched, autocast)
     return typed(layer, Call(x, states, lengths, batch_first, batched, is_tuple, None, packing, autocast), weight)
 
 
@@ -149,12 +169,13 @@ def check_device(layer: Recurrent, x: Tensor, weight: Tensor) -> None:
 def typed(layer: Recurrent, call: Call, weight: Tensor) -> Call:
     """The call with its tensors in the dtype of the arithmetic and its `kinds`."""
     if call.autocast:
-        call.kinds = precision.autocast_kinds(layer, weight, call.x, call.states, call.packing is not None)
+        first = [s[0] if isinstance(s, list) else s for s in call.states]
+        call.kinds = precision.autocast_kinds(layer, weight, call.x, first, call.packing is not None)
     elif weight.dtype in precision.NARROW:
         call.kinds = [weight.dtype] * len(call.states)
     if call.kinds is not None:
         call.x = call.x.float() if call.x.dtype in precision.NARROW else call.x
-        call.states = [s.float() if s is not None and s.dtype in precision.NARROW else s for s in call.states]
+        call.states = [each(s, lambda p: p.float() if p.dtype in precision.NARROW else p) for s in call.states]
     return call
 
 
@@ -205,55 +226,15 @@ def _lengths(lengths: Any, x: Tensor) -> Tensor:
     return checked
 
 
-def _states(
-    layer: Recurrent, state: Any, weight: Tensor, rows: int, batched: bool, autocast: bool
-) -> tuple[list[Tensor | None], bool]:
-    """One tensor or None for each state of the cell, and whether states are given and returned as a tuple."""
-    names = layer.state_names
-    several = len(names) > 1
-    if state is None:
-        if layer.learn_initial_state:
-            return [getattr(layer, f"initial_{n}").unsqueeze(1).expand(-1, rows, -1) for n in names], several
-        return [None] * len(names), several
-    parts = state if isinstance(state, (tuple, list)) else (state,)
-    if len(parts) != len(names) or not all(isinstance(p, Tensor) for p in parts):
-        wanted = f"a tuple of {len(names)} tensors ({', '.join(names)})" if several else f"one tensor ({names[0]})"
-        raise TypeError(f"{layer.cell.name} expects its state as {wanted}")
-    rank = 3 if batched else 2
-    if any(p.dim() != rank for p in parts):
-        found = ", ".join(f"{p.dim()}-D" for p in parts)
-        found = f"({found}) tensors" if several else f"{found} tensor"
-        kind, given = "batched 3-D" if batched else "unbatched 2-D", " and ".join(["hx", *(n + "x" for n in names[1:])])
-        raise RuntimeError(f"For {kind} input, {given} should also be {rank}-D but got {found}")
-    count = layer.num_layers * layer.directions
-    result: list[Tensor | None] = []
-    for k, (part, size) in enumerate(zip(parts, layer.state_sizes, strict=True)):
-        expected = (count, rows, size) if batched else (count, size)
-        if part.shape != expected:
-            which = f"[{k}]" if several else ""
-            raise RuntimeError(f"Expected hidden{which} size {expected}, got {list(part.shape)}")
-        if part.dtype != weight.dtype and not (autocast and part.is_floating_point()):
-            raise RuntimeError(
-                f"the state {names[k]} has dtype {part.dtype} but the layer's weights are {weight.dtype}: "
-                "convert one with .to()"
-            )
-        if part.device != weight.device:
-            raise RuntimeError(
-                f"the state {names[k]} is on {part.device} but the layer is on {weight.device}: move one with .to()"
-            )
-        result.append(part if batched else part.unsqueeze(1))
-    return result, several
-
-
-def finish(call: Call, output: Tensor, states: list[Tensor]) -> tuple[Any, Any]:
-    """The results in the shape and dtype in which the input came; output [T, B, D·H]."""
+def finish(call: Call, output: Tensor, states: list[Any]) -> tuple[Any, Any]:
+    """The results in the shape and dtype in which the input came; output [T, B, D·H], `states` as in `State`."""
     if call.kinds is not None:
         output = output.to(call.kinds[0])
-        states = [s.to(k) for s, k in zip(states, call.kinds, strict=True)]
+        states = [in_kind(s, k) for s, k in zip(states, call.kinds, strict=True)]
     result: Any = output.transpose(0, 1) if call.batch_first else output
     if call.packing is not None:
         result = call.packing.pack(output)
     elif not call.batched:
         result = result.squeeze(0 if call.batch_first else 1)
-        states = [s.squeeze(1) for s in states]
+        states = [each(s, lambda p: p.squeeze(1)) for s in states]
     return result, tuple(states) if call.tuple_state else states[0]

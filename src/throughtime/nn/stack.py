@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, linear, one_hot
+from torch.nn.functional import dropout, embedding, linear, one_hot
 from torch.utils.checkpoint import checkpoint
 
+from throughtime.nn import connections
 from throughtime.nn.calls import Job, Operands
 from throughtime.nn.operation import run
+from throughtime.nn.precision import widened
 from throughtime.nn.reference import reference_layer
 from throughtime.nn.registered import run_traced
-from throughtime.symbolic.program import TRACE
+from throughtime.nn.signals import derived_for, signal_seen
+from throughtime.nn.states import of_level, stacked
+from throughtime.symbolic.program import TRACE, signal_array
 
 if TYPE_CHECKING:
     from throughtime.nn.recurrent import Recurrent
@@ -21,35 +25,54 @@ if TYPE_CHECKING:
     from throughtime.nn.trace import Trace
 
 
-def run_stack(layer: Recurrent, call: Call, trace: Trace | None = None) -> tuple[Tensor, list[Tensor]]:
-    """x [T, B, I] or word numbers [T, B] -> the output [T, B, D·H] and the final states [L·D, B, W]."""
-    x = call.x
+def run_stack(layer: Recurrent, call: Call, trace: Trace | None = None) -> tuple[Tensor, list[Any]]:
+    """x [T, B, I] or word numbers [T, B] -> the output [T, B, D·H] and the final states, as in `State`."""
     ends: list[list[Tensor]] = []
+    below: list[Tensor] = []
     for level in range(layer.num_layers):
-        first = level * layer.directions
-        starts = [None if s is None else s[first : first + layer.directions] for s in call.states]
-        x, final = _run_layer(layer, x, starts, call, level, trace)
+        x = connections.fed(layer.connections, below) if level else call.x
+        given = call.dropped(x, layer.dropout) if level and layer.dropout and layer.training else x
+        starts = [of_level(layer, s, level) for s in call.states]
+        output, final = _run_layer(layer, given, starts, call, level, trace)
+        output = connections.merged(layer.merge, output)
+        if level and layer.connections == "residual":
+            output = x + output
+        elif level and layer.connections == "highway":
+            output = layer.highways[level - 1](x, output)
+        below.append(output)
         ends.append(final)
-        if layer.dropout and layer.training and level < layer.num_layers - 1:
-            x = call.dropped(x, layer.dropout)
-    return x, ends[0] if len(ends) == 1 else [torch.cat(e) for e in zip(*ends, strict=True)]
+    return below[-1], stacked(layer, ends)
+
+
+def _weights(layer: Recurrent, call: Call, level: int, direction: int) -> dict[str, Tensor]:
+    """One layer's and direction's parameters as this call uses them; DropConnect of the recurrent matrices (Merity et
+    al. 2018, arXiv:1708.02182) draws one mask for the whole call."""
+    own = layer.own_parameters(level, direction)
+    if call.resets and layer.learn_initial_state:
+        starts = {f"initial_{name}": layer.learned_start(name, level)[direction] for name in layer.state_names}
+        own |= widened(starts)
+    if layer.weight_drop and layer.training:
+        for p in layer.derived.layout.of_kind("recurrent"):
+            own[p.name] = dropout(own[p.name], layer.weight_drop)
+    return own
 
 
 def _run_layer(
     layer: Recurrent, x: Tensor, starts: list[Tensor | None], call: Call, level: int, trace: Trace | None
 ) -> tuple[Tensor, list[Tensor]]:
     """x [T, B, I] or word numbers [T, B], starts [D, B, W] -> output [T, B, D·H] and the final states [D, B, W]."""
-    seed = torch.randint(2**62, ()) if layer.derived.noisy[layer.training] else None
+    seed = torch.randint(2**62, ()) if derived_for(layer, call).noisy[layer.training] else None
+    own = [_weights(layer, call, level, d) for d in range(layer.directions)]
     chunked = layer.recompute is not None and torch.is_grad_enabled()
     if layer.backend == "compiled" and not chunked:
-        return _recur(layer, x, starts, call, level, tuple(range(layer.directions)), 0, seed, trace)
+        return _recur(layer, x, starts, call, own, level, tuple(range(layer.directions)), 0, seed, trace)
     parts = []
     for d in range(layer.directions):
-        own = [None if s is None else s[d : d + 1] for s in starts]
+        begin = [None if s is None else s[d : d + 1] for s in starts]
         if layer.backend == "compiled":
-            parts.append(_chunks(layer, x, own, call, level, d, seed))
+            parts.append(_chunks(layer, x, begin, call, own, level, d, seed))
         else:
-            parts.append(reference_layer(layer, x, own, call.lengths, level, d, seed))
+            parts.append(reference_layer(layer, x, begin, call, own[d], level, d, seed))
     states = [torch.cat(s) for s in zip(*(p[1] for p in parts), strict=True)]
     return torch.cat([p[0] for p in parts], -1), states
 
@@ -59,6 +82,7 @@ def _chunks(
     x: Tensor,
     starts: list[Tensor | None],
     call: Call,
+    own: list[dict[str, Tensor]],
     level: int,
     direction: int,
     seed: Tensor | None,
@@ -68,11 +92,11 @@ def _chunks(
     origins = list(range(0, x.shape[0], layer.recompute))
     outputs: dict[int, Tensor] = {}
     states: Any = starts
-    for origin in reversed(origins) if direction else origins:
+    for origin in reversed(origins) if layer.runs_backwards(direction) else origins:
         piece = x[origin : origin + layer.recompute]
 
         def body(piece: Tensor, *states: Tensor, origin: int = origin) -> tuple[Tensor, ...]:
-            out, ends = _recur(layer, piece, list(states), call, level, (direction,), origin, seed)
+            out, ends = _recur(layer, piece, list(states), call, own, level, (direction,), origin, seed)
             return (out, *ends)
 
         outputs[origin], *states = checkpoint(body, piece, *states, use_reentrant=False, preserve_rng_state=False)
@@ -84,33 +108,35 @@ def _recur(
     x: Tensor,
     starts: list[Tensor | None],
     call: Call,
+    own: list[dict[str, Tensor]],
     level: int,
     directions: tuple[int, ...],
     origin: int,
     seed: Tensor | None,
     trace: Trace | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """The compiled recurrence over x, whose first step is number `origin`."""
-    derived = layer.derived
-    kind = derived.kind(
-        layer.sizes(level), tuple(d == 1 for d in directions), directions, layer.training, trace is not None
-    )
+    """The compiled recurrence over x, whose first step is number `origin`; `own`: each direction's parameters."""
+    derived = derived_for(layer, call)
+    reverse = tuple(layer.runs_backwards(d) for d in directions)
+    kind = derived.kind(layer.sizes(level), reverse, directions, layer.training, trace is not None)
+    signals = {signal_array(name): name for name in call.signals}
     reads: list[dict[str, Tensor]] = []
     parameters: list[list[Tensor]] = []
-    for d in directions:
-        own = layer.own_parameters(level, d)
+    for d, backwards in zip(directions, reverse, strict=True):
         found: dict[str, Tensor] = {}
         for array in kind.program.reads:
             if array == "net":
-                found[array] = _input_product(x, own["weight_ih"])
+                found[array] = _input_product(x, own[d]["weight_ih"])
             elif array == "x":
-                found[array] = one_hot(x, layer.input_size).to(own[derived.names[0]]) if x.dim() == 2 else x
+                found[array] = one_hot(x, layer.input_size).to(own[d][derived.names[0]]) if x.dim() == 2 else x
             elif array == "bias":
-                found[array] = _bias(layer, own)
+                found[array] = _bias(layer, own[d])
+            elif array in signals:
+                found[array] = signal_seen(call, signals[array], backwards, origin, x.shape[0])
             else:
-                found[array] = own[array]
+                found[array] = own[d][array]
         reads.append(found)
-        parameters.append([own[name] for name in derived.loops[layer.training]])
+        parameters.append([own[d][name] for name in derived.loops[layer.training]])
     job = Job(kind, x.shape[0], x.shape[1], call.batch_first, origin)
     operands = Operands(call.lengths, seed, {}, starts, reads, parameters)
     if torch.compiler.is_compiling():

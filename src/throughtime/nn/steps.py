@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from throughtime import cells
 from throughtime.nn import initial, precision, shapes
 from throughtime.nn.recurrent import Backend, Recurrent
-from throughtime.symbolic.functions import ACTIVATIONS
+from throughtime.nn.states import State
+from throughtime.symbolic.activations import ACTIVATIONS
 from throughtime.symbolic.language import Cell
 
 
@@ -76,7 +77,7 @@ def _prepare(layer: RecurrentCell, input: Tensor, hx: Any) -> shapes.Call:
             raise RuntimeError(f"input has inconsistent input_size: got {x.shape[2]} expected {layer.input_size}")
         if x.dtype != weight.dtype and not autocast:
             raise RuntimeError(f"input has dtype {x.dtype} but the weights are {weight.dtype}: convert one with .to()")
-    states: list[Tensor | None] = [None] * len(layer.state_names)
+    states: list[State] = [None] * len(layer.state_names)
     for k, (part, size) in enumerate(zip(parts or (), layer.state_sizes, strict=False)):
         own = part if batched else part.unsqueeze(0)
         if own.shape[0] != x.shape[1]:

@@ -55,6 +55,7 @@ class Equation:
     states: tuple[State, ...]
     affines: tuple[Affine, ...]
     weights: tuple[Weight, ...]
+    signals: tuple[str, ...]
 
 
 @dataclass
@@ -67,6 +68,7 @@ class Tracer:
     shared: dict[str, bool] = field(default_factory=dict)
     weights: dict[str, Weight] = field(default_factory=dict)
     noises: dict[str, Node] = field(default_factory=dict)
+    signals: dict[str, Node] = field(default_factory=dict)
 
     def _check_name(self, name: object, what: str) -> None:
         if not isinstance(name, str) or not name.isidentifier():
@@ -138,6 +140,12 @@ class Tracer:
     def time(self) -> Node:
         return self.graph.node("time")
 
+    def signal(self, name: str) -> Node:
+        self._check_name(name, "a signal")
+        if name in ("input", "state", "lengths", "return_all", "self"):
+            raise EquationError(f'signal("{name}") has the name of an argument of the layer: choose another name')
+        return self.signals.setdefault(name, self.graph.node("signal", data=name))
+
     def width_number(self, width: Width) -> Node:
         return self.graph.node("size", data=width)
 
@@ -190,7 +198,15 @@ def trace(cell: language.Cell, training: bool = False) -> Equation:
             f"({names}): return the new value of every state, in the order step takes them"
         )
     states = tuple(State(s.data, s, _new_state(cell, s, n, graph)) for s, n in zip(seen, new, strict=True))
-    equation = Equation(cell.name, graph, x, states, tuple(tracer.affines.values()), tuple(tracer.weights.values()))
+    equation = Equation(
+        cell.name,
+        graph,
+        x,
+        states,
+        tuple(tracer.affines.values()),
+        tuple(tracer.weights.values()),
+        tuple(tracer.signals),
+    )
     _check_used(cell, equation)
     return equation
 

@@ -21,7 +21,9 @@ Rule = Callable[..., tuple[Node | None, ...]]
 @dataclass(frozen=True)
 class Operation:
     """One row. `torch` and `numpy` name the function in those libraries; `cpp` is a format string over the arguments
-    that the C++ and the CUDA skeletons both understand; `fold` computes it on Python numbers."""
+    that the C++ and the CUDA skeletons both understand; `fold` computes it on Python numbers. `tangent` is the rule for
+    forward mode (g is then the tangent of one argument), where it is not the derivative's own. A `mark` is its first
+    argument going forward; it is there for the derivative only."""
 
     name: str
     derivative: Rule
@@ -32,6 +34,8 @@ class Operation:
     arguments: str = "v"
     boolean: bool = False
     fold: Callable[..., float] | None = None
+    tangent: Rule | None = None
+    mark: bool = False
 
     @property
     def arity(self) -> int:
@@ -75,7 +79,9 @@ _ROWS = [
     Operation("maximum", _maximum, "maximum({0}, {1})", r"\max({0}, {1})", "maximum", "maximum", "vv", fold=max),
     Operation("where", lambda y, c, a, b, g: (None, where(c, g, 0.0), where(c, 0.0, g)), "select({0}, {1}, {2})",
               r"\begin{{cases}} {1} & {0} \\ {2} & \text{{else}} \end{{cases}}", "where", "where", "bvv"),
-    Operation("surrogate", lambda y, a, b, g: (None, g), "{0}", r"{0}", "", "", "vv"),
+    Operation("surrogate", lambda y, a, b, g: (None, g), "{0}", r"{0}", "", "", "vv", mark=True),
+    Operation("clip_gradient", lambda y, a, limit, g: (clip(g, -limit, limit), None), "{0}", r"{0}", "", "", "vv",
+              tangent=lambda y, a, limit, g: (g, None), mark=True),
     Operation("greater", _none, "({0} > {1})", "{0} > {1}", "gt", "greater", "vv", boolean=True),
     Operation("greater_equal", _none, "({0} >= {1})", r"{0} \ge {1}", "ge", "greater_equal", "vv", boolean=True),
     Operation("both", _none, "({0} & {1})", r"{0} \wedge {1}", "logical_and", "logical_and", "bb", boolean=True),
@@ -97,7 +103,7 @@ def _numpy_only(name: str, *values: Any) -> Any:
         return np.maximum(values[0], 0) + np.log1p(np.exp(-np.abs(values[0])))
     if name == "relu":
         return np.maximum(values[0], 0)
-    if name == "surrogate":
+    if OPERATIONS[name].mark:
         return values[0]
     return np.vectorize(math.erf, otypes=[float])(values[0])
 
@@ -122,6 +128,11 @@ def apply(name: str, *values: Any) -> Any:
         )
         if name == "surrogate":
             return values[0].detach() + (values[1] - values[1].detach())  # the second term is 0 exactly
+        if name == "clip_gradient":
+            marked = values[0].view_as(values[0])  # a hook on the value itself would clip all its errors
+            if marked.requires_grad:
+                marked.register_hook(lambda g: torch.minimum(torch.maximum(g, -values[1]), values[1]))
+            return marked
         function: Any = torch
         for part in row.torch.split("."):
             function = getattr(function, part)
@@ -205,75 +216,15 @@ def surrogate(value: Any, derivative_of: Any) -> Any:
     return apply("surrogate", value, derivative_of)
 
 
-# Activations. The names and constants are torch.nn.functional's.
+def clip_gradient(v: Any, limit: float) -> Any:
+    """v itself; the error that flows back through it is clipped to [-limit, limit], number by number.
 
-
-def identity(v: Any) -> Any:
-    return v
-
-
-def relu(v: Any) -> Any:
-    return apply("relu", v)
-
-
-def leaky_relu(v: Any, slope: float = 0.01) -> Any:
-    return where(v > 0, v, slope * v)
-
-
-def elu(v: Any, alpha: float = 1.0) -> Any:
-    # The minimum keeps the branch that is not taken finite: 0 * inf would be NaN on the way back.
-    return where(v > 0, v, alpha * expm1(minimum(v, 0.0)))
-
-
-def selu(v: Any) -> Any:
-    """Klambauer et al. 2017, arXiv:1706.02515."""
-    return 1.0507009873554804934193349852946 * elu(v, 1.6732632423543772848170429916717)
-
-
-def gelu(v: Any) -> Any:
-    """Hendrycks and Gimpel 2016, arXiv:1606.08415; the exact form, with erf."""
-    return 0.5 * v * (1 + erf(v * math.sqrt(0.5)))
-
-
-def silu(v: Any) -> Any:
-    return v * sigmoid(v)
-
-
-def softplus(v: Any) -> Any:
-    return apply("softplus", v)
-
-
-def softsign(v: Any) -> Any:
-    return v / (1 + absolute(v))
+    Graves 2013, arXiv:1308.0850, section 2.1. Forward mode is the identity's.
+    """
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0:
+        raise EquationError(f"clip_gradient was given the limit {limit!r}, where a number above 0 is expected")
+    return apply("clip_gradient", v, float(limit))
 
 
 def clip(v: Any, low: float, high: float) -> Any:
     return minimum(maximum(v, low), high)
-
-
-def hard_tanh(v: Any) -> Any:
-    return clip(v, -1.0, 1.0)
-
-
-def hard_sigmoid(v: Any) -> Any:
-    return clip(v / 6 + 0.5, 0.0, 1.0)
-
-
-ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
-    f.__name__: f
-    for f in (
-        *(tanh, relu, sigmoid, identity, leaky_relu, elu, selu, gelu, silu, softplus, softsign),
-        *(hard_tanh, hard_sigmoid, sin),
-    )
-}
-
-
-def activation(choice: str | Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The activation of that name, or the user's own expression as it is."""
-    if callable(choice):
-        return choice
-    if choice not in ACTIVATIONS:
-        raise EquationError(
-            f"activation {choice!r} is not known: choose one of {', '.join(ACTIVATIONS)}, or give a function of one value"
-        )
-    return ACTIVATIONS[choice]

@@ -17,7 +17,7 @@ Width = str | int
 """How many numbers a value has for each sequence: "input", "hidden", "projection", a number, or 1 (one per
 sequence)."""
 
-LEAVES = frozenset({"const", "input", "state", "read", "carry", "weight", "time", "size", "noise"})
+LEAVES = frozenset({"const", "input", "state", "read", "carry", "weight", "time", "size", "noise", "signal"})
 
 
 class EquationError(ValueError):

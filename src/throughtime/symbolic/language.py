@@ -48,6 +48,7 @@ class Context(Protocol):
     def weight(self, name: str, like: Any, init: float) -> Any: ...
     def noise(self, name: str, like: Any, fixed: bool) -> Any: ...
     def time(self) -> Any: ...
+    def signal(self, name: str) -> Any: ...
     def width_number(self, width: Width) -> Any: ...
 
 
@@ -56,7 +57,7 @@ _context: ContextVar[Context] = ContextVar("throughtime.step")
 
 @contextmanager
 def running(context: Context) -> Any:
-    """Gives `affine`, `weight`, `noise` and `time` their meaning inside the block."""
+    """Gives `affine`, `weight`, `noise`, `signal` and `time` their meaning inside the block."""
     token = _context.set(context)
     try:
         yield context
@@ -88,6 +89,15 @@ def weight(name: str, like: Any = "hidden", init: float = 0.0) -> Any:
 def time() -> Any:
     """The number of the current time step in the whole sequence, from 0."""
     return _current("time").time()
+
+
+def signal(name: str) -> Any:
+    """A number for each time step and sequence that is given with the call, as `layer(x, name=tensor)`.
+
+    The tensor is [T, B] ([B, T] where the layer is `batch_first`), of numbers or bool (1 where True), and error flows
+    into it. It is read at the step's own time in both directions.
+    """
+    return _current("signal").signal(name)
 
 
 def noise(name: str, like: Any = "hidden", fixed: bool = False) -> Any:
@@ -151,4 +161,4 @@ def zoneout(name: str, old: Any, new: Any, p: float) -> Any:
     """
     if not training():
         return p * old + (1 - p) * new
-    return where(noise(name, new) >= p, new, old)
+    return where(noise(name, old) >= p, new, old)

@@ -8,13 +8,14 @@ import linecache
 import traceback
 from typing import Any
 
-from throughtime.symbolic import functions, language
+from throughtime.symbolic import activations, functions, language
 from throughtime.symbolic.graph import EquationError
 
 
 def quoted(error: Exception, cell: language.Cell, step: Any) -> EquationError:
     """The error with the line of the step that caused it; for an unknown symbol, the nearest known word."""
-    file = step.__code__.co_filename if hasattr(step, "__code__") else ""
+    # A step that replays another has no lines of its author's.
+    file = step.__code__.co_filename if hasattr(step, "__code__") and not hasattr(step, "__signature__") else ""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
     line = ""
     if frames:
@@ -23,7 +24,7 @@ def quoted(error: Exception, cell: language.Cell, step: Any) -> EquationError:
     if isinstance(error, EquationError):
         message = str(error)
     elif isinstance(error, NameError):
-        words = [n for m in (functions, language) for n, v in vars(m).items() if _is_word(m, n, v)]
+        words = [n for m in (functions, activations, language) for n, v in vars(m).items() if _is_word(m, n, v)]
         near = difflib.get_close_matches(str(error.name), words, 1)
         hint = f": did you mean {near[0]}? (from throughtime import {near[0]})" if near else ": import it or define it"
         message = f"the symbol {error.name!r} is not known{hint}"

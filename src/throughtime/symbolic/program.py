@@ -12,7 +12,7 @@ and whose `linear` nodes are products of a matrix, or of its transpose, with a v
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from throughtime.symbolic.equation import Affine, Equation
 from throughtime.symbolic.functions import OPERATIONS
@@ -100,6 +100,33 @@ def matrix_name(affine: str, position: int) -> str:
     return f"{affine}.{position}"
 
 
+def signal_array(name: str) -> str:
+    """The array that holds a signal."""
+    return f"signal.{name}"
+
+
+def without_marks(recurrence: Recurrence) -> Recurrence:
+    """The recurrence as it is computed: what is there for the derivative only is left out."""
+    marks = [n for n in recurrence.nodes if n.op in OPERATIONS and OPERATIONS[n.op].mark]
+    if not marks:
+        return recurrence
+    graph = Graph(OPERATIONS)
+    leaves = [r.node for r in recurrence.reads] + [c.seen for c in recurrence.carries]
+    made = rebuild(leaves, graph, {})
+    for mark in marks:  # each after those it is made of
+        made.update(rebuild([mark.args[0]], graph, made))
+        made[mark.index] = made[mark.args[0].index]
+    made = rebuild(recurrence.roots, graph, made)
+    return replace(
+        recurrence,
+        graph=graph,
+        carries=tuple(Carry(c.name, made[c.seen.index], made[c.next.index]) for c in recurrence.carries),
+        reads=tuple(replace(r, node=made[r.node.index]) for r in recurrence.reads),
+        writes=tuple(replace(w, node=made[w.node.index]) for w in recurrence.writes),
+        sums=tuple(replace(s, node=made[s.node.index]) for s in recurrence.sums),
+    )
+
+
 TRACE = "trace"
 """The array of everything that has a name."""
 
@@ -111,8 +138,9 @@ def lower(
 
     Reads: the array `net`, with W x of every affine map that is given x (blocks in `input_order`); the array `bias`
     (`bias_blocks`: in column order, each block's name and the affine map it is added to); `x` itself where the equation
-    uses it otherwise; each per-unit weight. Carries the states. Writes `out`, the first state; if `traced`, also every
-    value with a name: the states, the author's local variables, and each affine map as `net.<map>`.
+    uses it otherwise; each per-unit weight; each signal, [T, B, 1]. Carries the states. Writes `out`, the first state;
+    if `traced`, also every value with a name: the states, the author's local variables, and each affine map as
+    `net.<map>`.
     """
     graph = Graph(OPERATIONS)
     reads: dict[str, Read] = {}
@@ -162,6 +190,8 @@ def lower(
                 made[node.index] = read("x", "x", node.width)
         elif node.op == "weight":
             made[node.index] = read(str(node.data), str(node.data), node.width, "unit")
+        elif node.op == "signal":
+            made[node.index] = read(signal_array(str(node.data)), signal_array(str(node.data)), node.width)
         elif node.index not in made:
             made.update(rebuild([node], graph, made))
     carries = tuple(Carry(s.name, carry, made[s.new.index]) for s, carry in states)

@@ -41,6 +41,8 @@ def text(node: Node, level: int = 0, depth: int = 8) -> str:
         return f'weight("{node.data}")'
     if node.op == "size":
         return f"size({node.data})"
+    if node.op == "signal":
+        return f'signal("{node.data}")'
     if node.op == "noise":
         return f'noise("{node.data[0]}")'
     return f"{node.op}({', '.join(inner(a) for a in node.args)})"

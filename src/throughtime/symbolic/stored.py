@@ -6,17 +6,17 @@ code: every line is checked against the table of operations before anything is m
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable
 from typing import Any
 
-from throughtime.symbolic import functions, language
+from throughtime.symbolic import language
 from throughtime.symbolic.equation import Equation, trace
 from throughtime.symbolic.functions import OPERATIONS
-from throughtime.symbolic.graph import EquationError, Node, Width, reachable
+from throughtime.symbolic.graph import EquationError, reachable
 from throughtime.symbolic.language import Cell
 from throughtime.symbolic.quoting import given
+from throughtime.symbolic.replay import compute, labelled, with_signature
 
 FORMAT = "throughtime cell 1"
 MODES = ("evaluation", "training")
@@ -145,6 +145,7 @@ _ARGUMENTS = {
     "noise": 0,
     "time": 0,
     "size": 0,
+    "signal": 0,
     "total": 1,
     "spread": 1,
     "affine": None,
@@ -156,6 +157,7 @@ _DATA: dict[str, Callable[[Any], bool]] = {
     "noise": lambda d: _is_pair(d) and isinstance(d[1], bool),
     "weight": lambda d: _is_pair(d) and _is_number(d[1]),
     "size": _is_plain,
+    "signal": _is_name,
 }
 """What the data of an operation must be; nothing, where it is not listed."""
 
@@ -170,7 +172,7 @@ class StoredCell(Cell):
         self.biases = content["biases"]  # type: ignore[misc]
         self.projection = content.get("projection", 0)
         self.state_widths = content["state_widths"]  # type: ignore[misc]
-        self.step = _with_signature(self._run, content["evaluation"]["values_given"])
+        self.step = with_signature(self._run, content["evaluation"]["values_given"])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StoredCell, (self._content,)
@@ -183,43 +185,6 @@ class StoredCell(Cell):
         stored = self._content["training" if language.training() else "evaluation"]
         values = list(given)
         for op, args, data, width, label in stored["steps"]:
-            value = _value(op, [values[a] for a in args], data, width)
-            if isinstance(value, Node) and value.label is None and value.args:
-                value.label = label
-            values.append(value)
+            values.append(labelled(compute(op, [values[a] for a in args], data, width), label))
         results = tuple(values[r] for r in stored["returns"])
         return results if len(results) > 1 else results[0]
-
-
-def _with_signature(run: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
-    """`run` with the stored names as parameters, which tell the tracer the states."""
-
-    def step(*values: Any) -> Any:
-        return run(*values)
-
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    step.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in names])  # type: ignore[attr-defined]
-    return step
-
-
-def _value(op: str, args: list[Any], data: Any, width: Width) -> Any:
-    match op:
-        case "const":
-            return float(data)
-        case "affine":
-            return language.affine(data[0], *args, size=width, bias=data[1], shared=True)
-        case "weight":
-            return language.weight(data[0], width, data[1])
-        case "noise":
-            return language.noise(data[0], width, data[1])
-        case "time":
-            return language.time()
-        case "size":
-            return language.width_number(data)
-        case "total":
-            return language.total(args[0])
-        case "spread":
-            return args[0]
-    if all(isinstance(a, float) for a in args):
-        raise EquationError(f"the cell's text applies {op} to numbers only: it is damaged or no cell's text")
-    return functions.apply(op, *args)
