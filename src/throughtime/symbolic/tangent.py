@@ -100,7 +100,7 @@ def _moved_by(node: Node, moving: list[Node | None]) -> list[Node]:
     parts = []
     for k, m in enumerate(moving):
         if m is not None:
-            flow = row.derivative(node, *node.args, m)[k]
+            flow = (row.tangent or row.derivative)(node, *node.args, m)[k]
             if flow is not None:
                 parts.append(flow)
     return parts
