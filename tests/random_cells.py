@@ -11,7 +11,7 @@ from random import Random
 from typing import Any, ClassVar
 
 import throughtime as tt
-from throughtime import affine, maximum, minimum, noise, size, surrogate, time, total, weight, where
+from throughtime import affine, maximum, minimum, noise, signal, size, surrogate, time, total, weight, where
 
 UNARY = {
     "tanh": tt.tanh,
@@ -35,6 +35,7 @@ UNARY = {
     "selu": tt.selu,
     "hard_sigmoid": tt.hard_sigmoid,
     "root": lambda v: tt.sigmoid(v) ** 0.5,
+    "clip_gradient": lambda v: tt.clip_gradient(v, 0.3),
 }
 BINARY = {
     "add": lambda a, b: a + b,
@@ -78,6 +79,8 @@ class _Random(tt.Cell):
             return affine(f"a{number}", *args, size=width, bias=detail)
         if kind == "weight":
             return weight(f"w{number}", width, init=0.5) * args[0]
+        if kind == "signal":
+            return signal(f"s{number}") * args[0]
         if kind == "noise":
             return where(noise(f"n{number}", args[0], fixed=detail) >= 0.3, args[0], 0.2)
         if kind == "time":
@@ -127,7 +130,9 @@ def random_cell(rng: Random, most: int = 12) -> tt.Cell:
 class _Draft:
     """A recipe that is being written; `widths` are those of all values so far."""
 
-    KINDS = ("affine",) * 4 + ("unary",) * 2 + ("binary",) * 4 + ("total", "weight", "noise", "time", "normal")
+    KINDS = (
+        ("affine",) * 4 + ("unary",) * 2 + ("binary",) * 4 + ("total", "weight", "noise", "time", "signal", "normal")
+    )
 
     def __init__(self, rng: Random, widths: list[Any]) -> None:
         self.rng, self.widths = rng, widths

@@ -16,6 +16,15 @@ import throughtime as tt
 from random_cells import random_cell
 
 TOLERANCE = 1e-10
+OPTIONS = {
+    "layer_norm": (True, "maps", "states", ("states", "maps")),
+    "recurrent_dropout": (0.3,),
+    "recurrent_dropout_mask": ("sequence", "step"),
+    "zoneout": (0.3,),
+    "state_clip": (0.5,),
+    "gradient_clip": (0.2,),
+}
+"""What a random cell may be asked for besides."""
 
 
 def run(layer, lengths, second):
@@ -30,11 +39,12 @@ def run(layer, lengths, second):
             p.copy_(random(*p.shape) * (0.8 / (p.shape[1] ** 0.5 if p.dim() == 2 else 1)))
     x = random(3, 2, layer.input_size).requires_grad_()
     starts = tuple(random(layer.directions, 2, w).requires_grad_() for w in layer.state_sizes)
+    signals = {n: random(3, 2).requires_grad_() for n in layer.derived.signals}
     torch.manual_seed(5)
-    output, ends = layer(x, starts if len(starts) > 1 else starts[0], lengths)
+    output, ends = layer(x, starts if len(starts) > 1 else starts[0], lengths, **signals)
     values = [output, *(ends if isinstance(ends, tuple) else (ends,))]
     error = sum((v * random(*v.shape)).sum() for v in values)
-    leaves = {"x": x, **{f"start {k}": s for k, s in enumerate(starts)}, **dict(layer.named_parameters())}
+    leaves = {"x": x, **signals, **{f"start {k}": s for k, s in enumerate(starts)}, **dict(layer.named_parameters())}
     given = list(leaves.values())
     gradients = torch.autograd.grad(error, given, create_graph=second, allow_unused=True, materialize_grads=True)
     found = {f"value {k}": v for k, v in enumerate(values)}
@@ -46,10 +56,12 @@ def run(layer, lengths, second):
     return found
 
 
-def compare(cell, hidden, bidirectional, lengths, training, second=False):
+def compare(cell, hidden, bidirectional, lengths, training, options, second=False):
     """Raises AssertionError, naming what is off, unless both backends agree."""
     layers = {
-        backend: tt.Recurrent(cell, 4, hidden, bidirectional=bidirectional, backend=backend, dtype=torch.float64)
+        backend: tt.Recurrent(
+            cell, 4, hidden, bidirectional=bidirectional, backend=backend, dtype=torch.float64, **options
+        )
         for backend in ("compiled", "reference")
     }
     found, expected = (run(layers[b].train(training), lengths, second) for b in ("compiled", "reference"))
@@ -71,6 +83,7 @@ def arrangement(number):
         "bidirectional": rng.random() < 0.3,
         "lengths": rng.choice((None, [3, 1], [0, 3])),
         "training": rng.random() < 0.6,
+        "options": {name: rng.choice(values) for name, values in OPTIONS.items() if rng.random() < 0.15},
     }
 
 

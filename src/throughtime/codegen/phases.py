@@ -143,7 +143,7 @@ def _keys(
     wanted |= {place[r.index] for r in roots if r.op == "total"}
     vectors = [part.args[0] for parts in chains.values() for part in parts]
     wanted |= {place[v.index] for v in vectors if v.op in LEAVES and v.op != "carry"}
-    leaves = [n for n in [*nodes, *roots] if n.op in ("read", "carry")]
+    leaves = [n for n in nodes if n.op in ("read", "carry")] + [r for r in roots if r.op in LEAVES]
     wanted |= {(0, n.width) for n in leaves if all(n.width != width for _, width in wanted)}
     widths = list(dict.fromkeys(n.width for n in [*nodes, *roots]))
     return sorted(wanted, key=lambda key: (key[0], key[1] != 1, widths.index(key[1])))
