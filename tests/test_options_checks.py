@@ -94,16 +94,16 @@ def test_refused_together(message):
 
 
 def test_options_that_a_cell_cannot_have():
-    with pytest.raises(ValueError, match="GRU has no state besides its output that the output is computed from"):
+    with pytest.raises(ValueError, match=r"GRU has no state besides its output that the output is computed from"):
         tt.GRU(3, 5, layer_norm="memory")
-    with pytest.raises(ValueError, match="^Mine has no field gate_activation: write the function into its step$"):
+    with pytest.raises(ValueError, match=r"^Mine has no field gate_activation: write the function into its step$"):
         tt.Recurrent(Mine(), 3, 5, gate_activation="relu")
-    with pytest.raises(ValueError, match="^Elman has no field gate_activation"):
+    with pytest.raises(ValueError, match=r"^Elman has no field gate_activation"):
         tt.RNN(3, 5, gate_activation="relu")
-    with pytest.raises(TypeError, match="^got an unexpected keyword argument 'zonout': the options of a cell are "):
+    with pytest.raises(TypeError, match=r"^got an unexpected keyword argument 'zonout': the options of a cell are "):
         tt.GRU(3, 5, zonout=0.1)
     with pytest.raises(
-        tt.EquationError, match="^LayerNormLSTM.step: an option adds gain_i, which the cell has already"
+        tt.EquationError, match=r"^LayerNormLSTM.step: an option adds gain_i, which the cell has already"
     ):
         tt.Recurrent(tt.cells.LayerNormLSTM(), 3, 5, layer_norm=True)
 
@@ -113,7 +113,7 @@ def test_noise_of_the_cells_own_is_not_taken_for_the_options():
         def step(self, x, h):
             return tanh(affine("f", x, h)) * noise("zoneout_h", h)
 
-    with pytest.raises(tt.EquationError, match="an option adds zoneout_h, which the cell has already"):
+    with pytest.raises(tt.EquationError, match=r"an option adds zoneout_h, which the cell has already"):
         tt.Recurrent(Noisy(), 3, 5, zoneout=0.1)
 
 
@@ -261,5 +261,5 @@ def test_clip_gradient_needs_a_limit():
         def step(self, x, h):
             return clip_gradient(tanh(affine("f", x, h)), weight("limit"))
 
-    with pytest.raises(tt.EquationError, match="clip_gradient was given the limit weight.*, where a number above 0"):
+    with pytest.raises(tt.EquationError, match=r"clip_gradient was given the limit weight.*, where a number above 0"):
         tt.Recurrent(Wrong(), 3, 5)
