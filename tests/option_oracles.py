@@ -172,7 +172,6 @@ def run(
     lengths: list[int] | None = None,
     reset: Tensor | None = None,
     between: float = 0.0,
-    batch_first: bool = False,
 ) -> tuple[Tensor, list[list[Tensor]]]:
     """x [T, B, I] -> output [T, B, ...] and the final states [states][L], each [D, B, H]; `state` in the same form, or
     None for zeros or the learned ones; `between`: dropout between layers. Draws from torch's generator as a layer does.
@@ -192,9 +191,7 @@ def run(
             given = outputs[-1]
         inner = given
         if level and between and asked.training:
-            shape = (B, T) if batch_first else (T, B)  # the numbers are drawn in the order of memory
-            mask = dropout(torch.ones(*shape, len(given[0][0]), dtype=x.dtype), between)
-            mask = mask.transpose(0, 1) if batch_first else mask
+            mask = dropout(torch.ones(T, B, len(given[0][0]), dtype=x.dtype), between)
             inner = [[v * mask[t, b] for t, v in enumerate(given[b])] for b in range(B)]
         seed = int(torch.randint(2**62, ())) if asked.noisy else 0
         made, final = [], [[] for _ in names]

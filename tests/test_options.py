@@ -99,7 +99,6 @@ def check(
             lengths,
             reset,
             layer.dropout,
-            layer.batch_first,
         )
         return output, ends, exact
 

@@ -18,6 +18,7 @@ from throughtime.cells import LSTM as LSTMCell
 from throughtime.cells import Elman
 from throughtime.nn import initial
 from throughtime.nn.recurrent import Recurrent
+from throughtime.nn.shapes import hidden_sizes
 from throughtime.symbolic.activations import ACTIVATIONS
 from throughtime.symbolic.language import Cell
 
@@ -63,7 +64,7 @@ class _TorchBase(nn.RNNBase):
 class _DropIn(Recurrent, _TorchBase):
     """What the three have in common. The first values are torch.nn's, number for number, for the same seed."""
 
-    def __init__(self, mode: str, proj_size: int, cell: Cell, *sizes: int, **options: Any) -> None:
+    def __init__(self, mode: str, proj_size: int, cell: Cell, *sizes: Any, **options: Any) -> None:
         self.mode, self.proj_size = mode, proj_size
         super().__init__(cell, *sizes, **options)
         suffixes = [suffix for suffix, _ in self._suffixes()]
@@ -96,7 +97,7 @@ class RNN(_DropIn):
     def __init__(
         self,
         input_size: int,
-        hidden_size: int,
+        hidden_size: int | Sequence[int],
         num_layers: int = 1,
         nonlinearity: Any = "tanh",
         bias: bool = True,
@@ -130,7 +131,7 @@ class GRU(_DropIn):
     def __init__(
         self,
         input_size: int,
-        hidden_size: int,
+        hidden_size: int | Sequence[int],
         num_layers: int = 1,
         bias: bool = True,
         batch_first: bool = False,
@@ -152,7 +153,7 @@ class LSTM(_DropIn):
     def __init__(
         self,
         input_size: int,
-        hidden_size: int,
+        hidden_size: int | Sequence[int],
         num_layers: int = 1,
         bias: bool = True,
         batch_first: bool = False,
@@ -165,7 +166,7 @@ class LSTM(_DropIn):
     ) -> None:
         if proj_size < 0:
             raise ValueError("proj_size should be a positive integer or zero to disable projections")
-        if 0 < hidden_size <= proj_size:
+        if any(0 < size <= proj_size for size in hidden_sizes(hidden_size, num_layers)):
             raise ValueError("proj_size has to be smaller than hidden_size")
         options |= {"bias": bias, "batch_first": batch_first, "dropout": dropout, "bidirectional": bidirectional}
         options |= {"device": device, "dtype": dtype}

@@ -120,7 +120,9 @@ class _Call:
     def use(self, level: int) -> LayerUse:
         layer = self.layer
         numbers = tuple(range(layer.directions if layer.recompute is None else 1))  # directions of one kernel call
-        kind = layer.derived.kind(layer.sizes(level), tuple(d == 1 for d in numbers), numbers, layer.training)
+        kind = layer.derived.kind(
+            layer.sizes(level), tuple(layer.runs_backwards(d) for d in numbers), numbers, layer.training
+        )
         forward, backward = self._flops(kind, level)
         reference = layer.backend == "reference"
         return LayerUse(
