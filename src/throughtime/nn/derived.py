@@ -15,6 +15,7 @@ from throughtime.nn.program import Program
 from throughtime.symbolic.equation import Equation, trace
 from throughtime.symbolic.graph import Width, structure
 from throughtime.symbolic.language import Cell
+from throughtime.symbolic.options import Options, Variant
 from throughtime.symbolic.program import lower
 from throughtime.symbolic.stored import save_cell
 
@@ -26,8 +27,9 @@ class Derived:
     `noisy`: whether a step draws random numbers.
     """
 
-    def __init__(self, cell: Cell, bias: bool, num_layers: int, heads: int = 1) -> None:
+    def __init__(self, cell: Cell, bias: bool, num_layers: int, heads: int = 1, learned_start: bool = False) -> None:
         self.cell, self.heads = cell, heads
+        self._bias, self._num_layers, self._learned_start = bias, num_layers, learned_start
         self._text = {"cell": save_cell(cell), "bias": bias, "heads": heads}
         self.equations: dict[bool, Equation] = {mode: trace(cell, mode) for mode in (False, True)}
         equation = self.equations[False]
@@ -62,11 +64,27 @@ class Derived:
         """The programs that also write every value with a name."""
         return self._programs(traced=True)
 
+    @cached_property
+    def resetting(self) -> Derived:
+        """The same for the cell with a step that forgets where the signal `reset` says so."""
+        known = self.cell if isinstance(self.cell, Variant) else Variant(self.cell, Options())
+        cell = Variant(known.cell, known.options, resets=True, learned_start=self._learned_start)
+        return Derived(cell, self._bias, self._num_layers, self.heads)
+
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def kind(
-        self, sizes: Sizes, reverse: tuple[bool, ...], streams: tuple[int, ...], training: bool, traced: bool = False
+        self,
+        sizes: Sizes,
+        reverse: tuple[bool, ...],
+        streams: tuple[int, ...],
+        training: bool,
+        traced: bool = False,
+        resets: bool = False,
     ) -> Kind:
-        """What calls of these sizes in these directions have in common; `streams`: the number of each one's noise."""
+        """What calls of these sizes in these directions have in common; `streams`: the number of each one's noise;
+        `resets`: whether the calls have a reset mask."""
+        if resets:
+            return self.resetting.kind(sizes, reverse, streams, training, traced)  # type: ignore[no-any-return]
         key = tuple(sizes.items()), reverse, streams, training, traced
         found = self._kinds.get(key)
         if found is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -17,7 +16,7 @@ from throughtime.nn.derived import Derived
 from throughtime.nn.kernels import size_of
 from throughtime.nn.parameters import Parameter
 from throughtime.nn.precision import NARROW, widened
-from throughtime.nn.signals import add_signals, resetting
+from throughtime.nn.signals import add_signals
 from throughtime.nn.stack import run_stack
 from throughtime.nn.trace import Trace
 from throughtime.symbolic.graph import Width
@@ -105,7 +104,7 @@ class Recurrent(nn.Module):
         self.bidirectional, self.recompute, self.backend = bidirectional, recompute, backend
         self.merge, self.reverse, self.connections = merge, reverse, connections
         self.weight_drop, self.heads = float(weight_drop), heads
-        self.derived = Derived(self.cell, bias, num_layers, heads)
+        self.derived = Derived(self.cell, bias, num_layers, heads, learn_initial_state)
         widths = [(self.sizes(level)["input"], self.output_size(level)) for level in range(num_layers)]
         check_connections(connections, merge, bidirectional, reverse, widths)
         made: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -126,16 +125,11 @@ class Recurrent(nn.Module):
         self.reset_parameters()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("derived", "derived_with_reset")}
+        return {k: v for k, v in self.__dict__.items() if k != "derived"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self.derived = Derived(self.cell, self.bias, self.num_layers, self.heads)
-
-    @cached_property
-    def derived_with_reset(self) -> Derived:
-        """The same for calls with a reset mask."""
-        return Derived(resetting(self), self.bias, self.num_layers, self.heads)
+        self.derived = Derived(self.cell, self.bias, self.num_layers, self.heads, self.learn_initial_state)
 
     def reset_parameters(self) -> None:
         """Draws new weights; see `tt.init.default_`."""

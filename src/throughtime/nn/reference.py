@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import linear, one_hot
 
 from throughtime.nn.kernels import size_of
-from throughtime.nn.signals import derived_for, signal_seen
+from throughtime.nn.signals import signal_seen
 from throughtime.symbolic import language, noise
 from throughtime.symbolic.language import Cell
 from throughtime.symbolic.program import matrix_name
@@ -111,7 +111,7 @@ def reference_layer(
 ) -> tuple[Tensor, list[Tensor]]:
     """One layer in one direction, with its parameters `own`: x [T, B, I] or word numbers [T, B], starts [1, B, width]
     -> output [T, B, H], final states [1, B, width]."""
-    derived = derived_for(layer, call)
+    derived = layer.derived.resetting if call.resets else layer.derived
     sizes, reverse = layer.sizes(level), layer.runs_backwards(direction)
     equation, table = derived.equations[False], derived.layout
     maps: dict[tuple[str, int], Tensor] = {}

@@ -10,40 +10,26 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from throughtime.nn.precision import NARROW
-from throughtime.symbolic.options import Variant
 
 if TYPE_CHECKING:
-    from throughtime.nn.derived import Derived
     from throughtime.nn.recurrent import Recurrent
     from throughtime.nn.shapes import Call
 
 RESET = "reset"
 
 
-def resetting(layer: Recurrent) -> Variant:
-    """The layer's cell, with a step that forgets where the signal `reset` says so."""
-    inner = layer.cell.cell if isinstance(layer.cell, Variant) else layer.cell
-    return Variant(inner, layer.options, resets=True, learned_start=layer.learn_initial_state)
-
-
-def derived_for(layer: Recurrent, call: Call) -> Derived:
-    """What follows from the cell as this call needs it."""
-    return layer.derived_with_reset if call.resets else layer.derived
-
-
 def add_signals(layer: Recurrent, call: Call, given: Mapping[str, Any]) -> None:
     """Checks the signals of a call and puts them into it, [T, B, 1] each. Raises TypeError or RuntimeError."""
     given = {name: value for name, value in given.items() if value is not None}
     call.resets = RESET in given and RESET not in layer.derived.signals
-    derived = derived_for(layer, call)
+    known = list(dict.fromkeys([*layer.derived.signals, RESET]))
     for name in given:
-        if name not in derived.signals:
-            known = ", ".join(dict.fromkeys([*derived.signals, RESET]))
+        if name not in known:
             raise TypeError(
                 f"{type(layer).__name__}.forward() got an unexpected argument {name!r}: "
-                f"{layer.cell.name} can be given {known}"
+                f"{layer.cell.name} can be given {', '.join(known)}"
             )
-    for name in derived.signals:
+    for name in layer.derived.signals:
         if name not in given:
             raise TypeError(
                 f'{layer.cell.name} uses signal("{name}"): give it with the call, as layer(x, {name}=tensor)'

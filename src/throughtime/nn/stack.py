@@ -15,7 +15,7 @@ from throughtime.nn.operation import run
 from throughtime.nn.precision import widened
 from throughtime.nn.reference import reference_layer
 from throughtime.nn.registered import run_traced
-from throughtime.nn.signals import derived_for, signal_seen
+from throughtime.nn.signals import signal_seen
 from throughtime.nn.states import of_level, stacked
 from throughtime.symbolic.program import TRACE, signal_array
 
@@ -61,7 +61,7 @@ def _run_layer(
     layer: Recurrent, x: Tensor, starts: list[Tensor | None], call: Call, level: int, trace: Trace | None
 ) -> tuple[Tensor, list[Tensor]]:
     """x [T, B, I] or word numbers [T, B], starts [D, B, W] -> output [T, B, D·H] and the final states [D, B, W]."""
-    seed = torch.randint(2**62, ()) if derived_for(layer, call).noisy[layer.training] else None
+    seed = torch.randint(2**62, ()) if layer.derived.noisy[layer.training] else None
     own = [_weights(layer, call, level, d) for d in range(layer.directions)]
     chunked = layer.recompute is not None and torch.is_grad_enabled()
     if layer.backend == "compiled" and not chunked:
@@ -116,9 +116,9 @@ def _recur(
     trace: Trace | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """The compiled recurrence over x, whose first step is number `origin`; `own`: each direction's parameters."""
-    derived = derived_for(layer, call)
+    derived = layer.derived
     reverse = tuple(layer.runs_backwards(d) for d in directions)
-    kind = derived.kind(layer.sizes(level), reverse, directions, layer.training, trace is not None)
+    kind = derived.kind(layer.sizes(level), reverse, directions, layer.training, trace is not None, call.resets)
     signals = {signal_array(name): name for name in call.signals}
     reads: list[dict[str, Tensor]] = []
     parameters: list[list[Tensor]] = []
@@ -132,7 +132,8 @@ def _recur(
             elif array == "bias":
                 found[array] = _bias(layer, own[d])
             elif array in signals:
-                found[array] = signal_seen(call, signals[array], backwards, origin, x.shape[0])
+                seen = signal_seen(call, signals[array], backwards, origin, x.shape[0])
+                found[array] = seen.expand(-1, -1, layer.heads)  # one for each head
             else:
                 found[array] = own[d][array]
         reads.append(found)
