@@ -98,7 +98,7 @@ def default_(layer: Layer) -> Layer:
 
 def _with_connections(layer: Layer) -> Layer:
     for highway in layer.highways:
-        highway.reset_parameters()  # type: ignore[operator]
+        highway.reset_parameters()
     return layer
 
 

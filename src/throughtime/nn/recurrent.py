@@ -120,8 +120,9 @@ class Recurrent(nn.Module):
                     rows = self.directions * (num_layers if self.uniform else 1)
                     start = torch.zeros(rows, self.state_size(width, level), **made)
                     self.register_parameter(f"initial_{name}" + self._of_level(level), nn.Parameter(start))
-        count = num_layers - 1 if connections == "highway" else 0
-        self.highways = nn.ModuleList(Highway(self.output_size(level + 1), **made) for level in range(count))
+        self.highways: Any = ()
+        if connections == "highway":
+            self.highways = nn.ModuleList(Highway(self.output_size(k), **made) for k in range(1, num_layers))
         self.reset_parameters()
 
     def __getstate__(self) -> dict[str, Any]:
