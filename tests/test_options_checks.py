@@ -245,6 +245,27 @@ def test_a_layer_without_options_has_the_cell_itself():
     assert tt.Recurrent(cell, 3, 5, recurrent_dropout=0.0).cell is cell
 
 
+class Unseen(tt.Cell):
+    """Its second state is what nothing looks at."""
+
+    def step(self, x, h, c):
+        h = tanh(affine("f", x, h))
+        return h, 2 * h
+
+
+@pytest.mark.parametrize("zoneout", [None, 0.2])
+def test_a_state_that_no_step_looks_at(zoneout):
+    results = []
+    for backend in ("compiled", "reference"):
+        options = {"layer_norm": "states", "zoneout": zoneout, "learn_initial_state": True, "gradient_clip": 0.5}
+        layer = tt.Recurrent(Unseen(), 3, 5, backend=backend, dtype=torch.float64, **options)
+        assert not any("seen_c" in name for name in layer.state_dict())
+        randomise(layer, 1)
+        results.append(together(layer))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+
+
 def together(layer, seed=0):
     """Output, final states and all gradients of a call with a reset mask."""
     generator = torch.Generator().manual_seed(seed)
@@ -253,7 +274,7 @@ def together(layer, seed=0):
     torch.manual_seed(seed)
     values = torch.utils._pytree.tree_leaves(layer(x, reset=reset, lengths=torch.tensor([5, 0, 3])))
     error = sum((v * torch.randn(v.shape, generator=generator, dtype=v.dtype)).sum() for v in values)
-    return [*values, *torch.autograd.grad(error, [x, *layer.parameters()])]
+    return [*values, *torch.autograd.grad(error, [x, *layer.parameters()], allow_unused=True, materialize_grads=True)]
 
 
 @pytest.mark.parametrize("name", ["rnn", "gru", "mgu", "lstm"])

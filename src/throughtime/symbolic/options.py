@@ -169,10 +169,17 @@ class Variant(Cell):
     def _run(self, x: Any, *carried: Any) -> Any:
         """One step: what every state is taken for, the cell's own values, and what becomes of the new states."""
         equation = self._equations[language.training()]
-        olds = [self._old(k, v) for k, v in enumerate(carried)]
-        seen = olds
+        # A state that the step does not look at needs no reset, and what it would be normalised with is not learned.
+        looked_at = {n.index for n in reachable(s.new for s in equation.states)}
+        used = [s.seen.index in looked_at for s in equation.states]
+        needed = [u or bool(p) for u, p in zip(used, self._zoneout, strict=True)]
+        olds = [self._old(k, v) if needed[k] else v for k, v in enumerate(carried)]
+        seen = list(olds)
         if "states" in self.options.norms:
-            seen = [self._normalised(f"seen_{n}", v) for n, v in zip(self._states, olds, strict=True)]
+            seen = [
+                self._normalised(f"seen_{n}", v) if used[k] else v
+                for k, (n, v) in enumerate(zip(self._states, olds, strict=True))
+            ]
         given = {s.seen.index: labelled(v, f"{s.name}_seen") for s, v in zip(equation.states, seen, strict=True)}
         news = self._replayed(equation, {equation.input.index: x, **given})
         for k, (name, p) in enumerate(zip(self._states, self._zoneout, strict=True)):
