@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import throughtime as tt
-from random_cells import random_cell
+from random_cells import TwoStates, random_cell
+from throughtime.nn.derived import Derived
 
 TOLERANCE = 1e-10
 OPTIONS = {
@@ -90,6 +91,29 @@ def arrangement(number):
 @pytest.mark.parametrize("number", range(25))
 def test_random_cells(number):
     compare(**arrangement(number))
+
+
+@pytest.mark.parametrize("number", range(100))
+def test_what_is_kept_suffices_for_further_derivatives(number):
+    """Derived only, not compiled: asserts inside say when a derivative needs what no pass has kept."""
+    derived = Derived(arrangement(number)["cell"], True, 1)
+    for program in derived.programs.values():
+        assert program.adjoint_of_kept
+        for further in (program.backward, program.tangent(True)):
+            assert further.adjoint_of_kept and further.tangent(True).adjoint
+
+
+def test_second_derivative_where_a_comparison_keeps_what_no_error_reaches():
+    recipe = [
+        ("affine", False, [1], "hidden"),
+        ("unary", "elu", [2], "hidden"),
+        ("binary", "both", [4, 3], "hidden"),
+        ("total", True, [2], 1),
+        ("binary", "product", [4, 5], "hidden"),
+        ("binary", "add", [7, 6], "hidden"),
+    ]
+    cell = TwoStates(recipe, [8, 7])
+    compare(cell, 5, False, [3, 1], True, {}, second=True)
 
 
 def by_hand(first: int, last: int, second: bool) -> int:

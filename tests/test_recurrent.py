@@ -174,7 +174,6 @@ OWN = {
     "state elsewhere": (lambda r, x: r(x, torch.zeros(1, 2, 5, device="meta")), RuntimeError, "the state h is on meta but the layer is on cpu: move one with .to()"),
     "letters": (lambda r, x: r(x, lengths="ab"), TypeError, "lengths must be a tensor or a list of whole numbers, got str"),
     "another device": (lambda r, x: r(x.to("meta")), RuntimeError, "input is on meta but the layer is on cpu: move one with .to()"),
-    "meta": (lambda r, x: r.to("meta")(x.to("meta")), NotImplementedError, 'the compiled backend works on the CPU, the input is on meta: use backend="reference" there'),
 }  # fmt: skip
 
 
@@ -264,3 +263,13 @@ def test_change_of_dtype():
     assert layer(x.double())[0].dtype == torch.float64
     torch.testing.assert_close(layer(x.double())[0].float(), expected, rtol=1e-5, atol=1e-6)
     assert torch.equal(layer.float()(x)[0], expected)
+
+
+def test_a_device_without_kernels():
+    """A layer on a GPU, as torch imagines one where there is none."""
+    with torch._subclasses.FakeTensorMode():
+        layer = tt.Recurrent(tt.cells.GRU(), 3, 5, device="cuda")
+        with pytest.raises(
+            NotImplementedError, match='works on the CPU, the input is on cuda.*use backend="reference"'
+        ):
+            layer(torch.zeros(4, 2, 3, device="cuda"))

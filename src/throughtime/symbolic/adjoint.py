@@ -7,17 +7,21 @@ loop (vertically), and the gradient of a matrix M used as y = M v is Σ δ_y v�
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from itertools import count
 
+from throughtime.symbolic.copies import copied, copied_reads, fresh_name, fresh_prefix, new_read, widened
 from throughtime.symbolic.functions import OPERATIONS
-from throughtime.symbolic.graph import Graph, Node, Width, reachable, rebuild
+from throughtime.symbolic.graph import Graph, Node, reachable, rebuild
 from throughtime.symbolic.program import TRACE, Carry, Read, Recurrence, Sum, Write
 from throughtime.symbolic.saved import choose_saved
 
 ERRORS = "errors"
 """The array of the error terms of everything that is traced."""
+
+
+FIXED = "fixed"
+"""The array of kept values to which no error flows, such as one side of a comparison: nothing smooth depends on them,
+so that of whatever is derived from the kept values, too, they get no error."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,6 @@ class _Adjoints:
         return widened(self.graph.const(0), node, self.graph) if found is None else found
 
 
-def widened(value: Node, like: Node, graph: Graph) -> Node:
-    """The value in the width of another: a number for each sequence stands for all its units."""
-    return value if value.width == like.width else graph.node("spread", (value,), width=like.width)
-
-
 def adjoint(recurrence: Recurrence) -> Adjoint:
     """Derives the backward pass; error enters through everything that `recurrence` writes, sums and carries."""
     forward = copied(recurrence)
@@ -111,7 +110,7 @@ def adjoint(recurrence: Recurrence) -> Adjoint:
     own = {n.index for n in nodes} | {r.node.index for r in forward.reads} | {c.seen.index for c in forward.carries}
     later = [n for n in reachable(roots) if n.index not in own]
     needed = {a.index for n in later for a in n.args if a.index in own} | {r.index for r in roots if r.index in own}
-    forward, kept = _keep(forward, choose_saved(forward, needed, [n.args[0] for n in products]))
+    forward, kept = _keep(forward, adjoints, choose_saved(forward, needed, [n.args[0] for n in products]))
 
     target = Graph(OPERATIONS)
     blocks: list[Read | Write] = [r for r in forward.reads if r.per != "time"]
@@ -139,67 +138,6 @@ def adjoint(recurrence: Recurrence) -> Adjoint:
     return Adjoint(forward, backward, tuple(gradients))
 
 
-def fresh_name(wished: str, recurrence: Recurrence) -> str:
-    """A name for an array that the recurrence does not use: the adjoint of an adjoint keeps values of its own."""
-    taken = _arrays(recurrence)
-    while wished in taken:
-        wished += "_"
-    return wished
-
-
-def fresh_prefix(letters: str, recurrence: Recurrence) -> str:
-    """What the derivatives by this recurrence's arrays are named with: "d_", or "d2_", ... where it is itself derived
-    and such names are taken."""
-    taken = _arrays(recurrence)
-    taken |= {fresh_name("saved", recurrence)}
-    for order in count(1):
-        prefix = f"{letters}_" if order == 1 else f"{letters}{order}_"
-        if not any(prefix + array in taken for array in taken):
-            break
-    return prefix
-
-
-def _arrays(recurrence: Recurrence) -> set[str]:
-    blocks: list[Read | Write | Sum] = [*recurrence.reads, *recurrence.writes, *recurrence.sums]
-    return {block.array for block in blocks}
-
-
-def copied(recurrence: Recurrence) -> Recurrence:
-    """The recurrence in a graph of its own: derivatives are built beside the values they belong to."""
-    graph = Graph(OPERATIONS)
-    leaves = [r.node for r in recurrence.reads] + [c.seen for c in recurrence.carries]
-    made = rebuild([*leaves, *recurrence.nodes], graph, {})  # all of them, to keep the author's order
-    return replace(
-        recurrence,
-        graph=graph,
-        carries=tuple(Carry(c.name, made[c.seen.index], made[c.next.index]) for c in recurrence.carries),
-        reads=tuple(replace(r, node=made[r.node.index]) for r in recurrence.reads),
-        writes=tuple(replace(w, node=made[w.node.index]) for w in recurrence.writes),
-        sums=tuple(replace(s, node=made[s.node.index]) for s in recurrence.sums),
-    )
-
-
-def new_read(graph: Graph, wished: str, width: Width) -> Node:
-    """A leaf of its own: in high derivatives two arrays may have blocks of one name."""
-    taken = {n.data for n in graph.nodes if n.op == "read"}
-    while wished in taken:
-        wished += "_"
-    return graph.node("read", data=wished, width=width)
-
-
-def copied_reads(blocks: Iterable[Read | Write], target: Graph) -> tuple[list[Read], dict[int, Node]]:
-    """Blocks of a pass that has run, as reads of another: the reads, and which value each stands for."""
-    reads: list[Read] = []
-    moved: dict[int, Node] = {}
-    for block in blocks:
-        name = f"{block.array}.{block.name}" if "saved" in block.array else block.name
-        read = new_read(target, name, block.node.width)
-        read.label = block.node.label
-        moved.setdefault(block.node.index, read)
-        reads.append(Read(block.array, block.name, read, block.per if isinstance(block, Read) else "time"))
-    return reads, moved
-
-
 def _propagate(
     forward: Recurrence, nodes: list[Node], prefix: str
 ) -> tuple[list[tuple[Node, str]], list[Read], _Adjoints]:
@@ -216,6 +154,8 @@ def _propagate(
     def enters(node: Node, array: str, name: str, per: str) -> None:
         read = new_read(graph, prefix + name, node.width)
         entering.append(Read(prefix + array, prefix + name, read, per))
+        if array.startswith(FIXED):
+            return
         if array == TRACE:
             adjoints.late[node.index] = read
         else:
@@ -243,20 +183,23 @@ def _propagate(
     return carried, entering, adjoints
 
 
-def _keep(forward: Recurrence, values: list[Node]) -> tuple[Recurrence, dict[int, tuple[Node, Block]]]:
+def _keep(
+    forward: Recurrence, adjoints: _Adjoints, values: list[Node]
+) -> tuple[Recurrence, dict[int, tuple[Node, Block]]]:
     """The forward pass that also writes what must be kept, and where each kept value lies."""
     where = {r.node.index: Block(r.array, r.name) for r in forward.reads if r.array != "net"}
     where |= {w.node.index: Block(w.array, w.name) for w in forward.writes}
     kept: dict[int, tuple[Node, Block]] = {}
     writes = list(forward.writes)
-    saved = fresh_name("saved", forward)
+    saved, fixed = fresh_name("saved", forward), fresh_name(FIXED, forward)
     for k, node in enumerate(values):
         block = where.get(node.index)
         if block is None:
             label = node.label or (str(node.data) if node.op in ("carry", "read") else f"{node.op}{k}")
-            block = Block(saved, f"{label}_seen" if node.op == "carry" else label)
-            if any(w.array == saved and w.name == block.name for w in writes):
-                block = Block(saved, f"{block.name}{k}")
+            array = saved if node.index in adjoints.complete else fixed
+            block = Block(array, f"{label}_seen" if node.op == "carry" else label)
+            if any(w.array == array and w.name == block.name for w in writes):
+                block = Block(array, f"{block.name}{k}")
             writes.append(Write(block.array, block.name, node))
         kept[node.index] = node, block
     return replace(forward, writes=tuple(writes)), kept

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from throughtime.symbolic.adjoint import copied, copied_reads, fresh_prefix, new_read, widened
+from throughtime.symbolic.adjoint import FIXED
+from throughtime.symbolic.copies import copied, copied_reads, fresh_prefix, new_read, widened
 from throughtime.symbolic.functions import OPERATIONS
 from throughtime.symbolic.graph import Graph, Node, reachable, rebuild
 from throughtime.symbolic.program import Carry, Matrix, Read, Recurrence, Write
@@ -25,11 +26,14 @@ def tangent(forward: Recurrence, moving_matrices: bool) -> Recurrence:
     dots = _dots(source, moving_matrices, prefix)
     zero = source.graph.const(0)
 
-    def dot(node: Node) -> Node:
-        return widened(dots.get(node.index, zero), node, source.graph)
+    def dot(node: Node, array: str = "") -> Node:
+        own = zero if array.startswith(FIXED) else dots.get(node.index, zero)
+        return widened(own, node, source.graph)
 
     carries = [(c, dots[c.seen.index], dot(c.next)) for c in source.carries]
-    writes = [replace(w, array=prefix + w.array, name=prefix + w.name, node=dot(w.node)) for w in source.writes]
+    writes = [
+        replace(w, array=prefix + w.array, name=prefix + w.name, node=dot(w.node, w.array)) for w in source.writes
+    ]
     sums = [replace(s, array=prefix + s.array, name=prefix + s.name, node=dot(s.node)) for s in source.sums]
     roots = [n for _, _, n in carries] + [w.node for w in writes] + [s.node for s in sums]
 
