@@ -48,10 +48,8 @@ struct Slice {
     T* at = memory;
     for (int64_t r = 0; r < rows; ++r) {
       for (int k = 0; k < Cell::carries; ++k) {
-        const int64_t size = call.padded(Cell::carry_width[k]), width = call.width_of(Cell::carry_width[k]);
-        const Array<const T>& start = group.start[k];
+        const int64_t size = call.padded(Cell::carry_width[k]);
         memset(at, 0, size_t(2 * size) * sizeof(T));
-        if (start.data) memcpy(at, start.data + (first + r) * start.row, size_t(width) * sizeof(T));
         buffer[r * per_row + k] = at;
         next[r * Cell::carries + k] = at + size;
         at += 2 * size;
@@ -69,16 +67,31 @@ struct Slice {
       }
     }
     nets = at;
+    load_states();
     return true;
   }
 
-  void close() {
-    if (memory && buffer && active && totals)
-      for (int64_t r = 0; r < rows; ++r)
-        for (int k = 0; k < Cell::carries; ++k)
-          if (group.end[k].data)
-            memcpy(group.end[k].data + (first + r) * group.end[k].row, buffer[r * per_row + k],
-                   size_t(call.width_of(Cell::carry_width[k])) * sizeof(T));
+  void load_states() {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int k = 0; k < Cell::carries; ++k) {
+        const size_t bytes = size_t(call.width_of(Cell::carry_width[k])) * sizeof(T);
+        const Array<const T>& start = group.start[k];
+        if (start.data)
+          memcpy(buffer[r * per_row + k], start.data + (first + r) * start.row, bytes);
+        else
+          memset(buffer[r * per_row + k], 0, bytes);
+      }
+  }
+
+  void store_states() {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int k = 0; k < Cell::carries; ++k)
+        if (group.end[k].data)
+          memcpy(group.end[k].data + (first + r) * group.end[k].row, buffer[r * per_row + k],
+                 size_t(call.width_of(Cell::carry_width[k])) * sizeof(T));
+  }
+
+  void release() {
     free(memory);
     free(buffer);
     free(active);
@@ -269,11 +282,13 @@ int run_call(const int64_t* a) {
           const int64_t first = c.rows * s / c.slices, last = c.rows * (s + 1) / c.slices;
           Slice<Cell, T> slice(c, c.group[g], c.packed[g], first, last - first);
           const int64_t least = (last - first) * most_nets<Cell, T>(typename Cell::Phases{}) * panel<T>;
-          if (slice.open(least > slice.net_room ? least : slice.net_room))
+          if (slice.open(least > slice.net_room ? least : slice.net_room)) {
             slice.loop(typename Cell::Phases{});
-          else
+            slice.store_states();
+          } else {
             __atomic_store_n(&c.failed, 1, __ATOMIC_RELAXED);
-          slice.close();
+          }
+          slice.release();
         },
         &call);
   }
