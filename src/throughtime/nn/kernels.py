@@ -42,11 +42,15 @@ def column_blocks(blocks: Sequence[Read | Write | Sum], sizes: Sizes) -> dict[st
 MAIN = "kernel.cpp"
 
 
+def library(text: str, name: str) -> ctypes.CDLL:
+    """The library made from this text."""
+    return runtime.load(runtime.build(name, {**skeletons(), MAIN: text}, MAIN).path)
+
+
 @cache
 def compiled(text: str, name: str) -> Callable[[int], int]:
     """The entry point of the library made from this text, a function of the address of its numbers."""
-    built = runtime.build(name, {**skeletons(), MAIN: text}, MAIN)
-    function = runtime.load(built.path).tt_run
+    function = library(text, name).tt_run
     function.argtypes = [ctypes.c_void_p]
     function.restype = ctypes.c_int
     return function
@@ -141,6 +145,16 @@ class Kernel:
             words[template.lengths] = [first + g // len(groups) * step for g in range(len(template.lengths))]
         if self._function(words.__array_interface__["data"][0]):  # type: ignore[misc]
             raise MemoryError(f"{self.recurrence.name}: no memory for the work space of {rows} sequences")
+
+    def session_numbers(
+        self, tensors: Sequence[Tensor], group: Sequence[Place], numbers: Sequence[int], rows: int
+    ) -> list[int]:
+        """What a session of `rows` sequences is opened with, but for its input map: a call of one step."""
+        layout = [t.stride() for t in tensors]
+        front = [1, rows, 1, 1, 0, 0, *numbers]
+        template = _template(front, layout, [False] * len(tensors), [group], [False], 1, self._bytes)
+        template.numbers[template.places] += np.array([t.data_ptr() for t in tensors])[template.slots]
+        return [int(n) for n in template.numbers]
 
 
 _MOST_TEMPLATES = 64

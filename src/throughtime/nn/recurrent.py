@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from throughtime.nn.trace import Trace
 from throughtime.symbolic.graph import Width
 from throughtime.symbolic.language import Cell
 from throughtime.symbolic.options import Options, varied
+
+if TYPE_CHECKING:
+    from throughtime.nn.session import Session
 
 Backend = Literal["compiled", "reference"]
 Merge = Literal["concat", "sum", "mean", "product"]
@@ -256,6 +259,12 @@ class Recurrent(nn.Module):
             trace = Trace(call.batch_first, call.batched)
         results = shapes.finish(call, *self._run(call, trace))
         return results if trace is None else (*results, trace)
+
+    def session(self, batch: int = 1, state: Any = None) -> Session:
+        """A session of `batch` sequences, for input that comes one step at a time; see `Session`."""
+        from throughtime.nn.session import Session
+
+        return Session(self, batch, state)
 
     def _run(self, call: shapes.Call, trace: Trace | None = None) -> tuple[Tensor, list[Tensor]]:
         if not call.autocast:

@@ -17,6 +17,58 @@ struct InputMap {
   int64_t panels() const { return (rows + panel<T> - 1) / panel<T>; }
 
   bool open() {
+    packed = rows ? allocate<T>(panels() * panel<T> * depth) : nullptr;
+    return packed || !rows;
+  }
+
+  void pack() {
+    for (int64_t p = 0; p < (rows ? panels() : 0); ++p)
+      pack_panel(packed + p * panel<T> * depth, weight, false, p * panel<T>, rows, depth);
+  }
+
+  // x [count, depth] -> net [count, rows]
+  void apply(const T* x, T* net, int64_t count) const {
+    for (int64_t r = 0; r < count; r += tile_rows) {
+      const int tall = int(count - r < tile_rows ? count - r : tile_rows);
+      const T* from[tile_rows];
+      for (int v = 0; v < tall; ++v) from[v] = x + (r + v) * depth;
+      for (int64_t p = 0; p < panels(); ++p) {
+        T* to[tile_rows];
+        for (int v = 0; v < tall; ++v) to[v] = net + (r + v) * rows + p * panel<T>;
+        strip_rows<T, tile_rows>(tall, from, 1, packed + p * panel<T> * depth, depth, to, rows - p * panel<T>,
+                                 Start::zero);
+      }
+    }
+  }
+};
+
+template <class Cell, class T>
+struct Session {
+  Call<Cell, T> call = {};
+  Group<Cell, T> group;
+  InputMap<T> input = {};
+  T *net, *packed = nullptr;  // net: [rows, nets], what the step reads of x
+  int64_t x_read, net_reads[Cell::reads + 1], net_offsets[Cell::reads + 1], net_count;
+  Slice<Cell, T> slice{call, group, nullptr, 0, 0};
+
+  static void* operator new(size_t bytes) noexcept { return malloc(bytes); }
+  static void operator delete(void* session) { free(session); }
+
+  // The numbers of a call, then: W's address and strides, its rows (0: there is none) and depth; net's address; the
+  // number of the read that is x itself, or -1; how many reads are parts of net, and of each its number and its first
+  // column.
+  explicit Session(const int64_t* a) {
+    call.steps = a[0], call.rows = a[1], call.groups = 1, call.threads = 1, call.origin = a[4];
+    a += 6;
+    for (int k = 0; k < Cell::widths; ++k) call.width[k] = *a++;
+    a = group.parse(a);
+    input.weight = {(const T*)a[0], a[1], a[2]};
+    input.rows = a[3], input.depth = a[4], net = (T*)a[5], x_read = a[6], net_count = a[7];
+    a += 8;
+    for (int64_t k = 0; k < net_count; ++k, a += 2) net_reads[k] = a[0], net_offsets[k] = a[1];
+  }
+
+  bool open() {
     packed = allocate<T>(pack_phases(call, group, (T*)nullptr, typename Cell::Phases{}));
     if (!input.open() || !packed) return false;
     slice.packed = packed, slice.rows = call.rows;
@@ -31,10 +83,10 @@ struct InputMap {
     input.pack();
   }
 
-  // `x`: [B, I], or, where W x is given, that: [B, rows].
-  void step(const T* x) {
+  // `x`: [B, I]; or W x [B, rows], if that is `given`.
+  void step(const T* x, bool given) {
     const T* from = x;
-    if (input.rows) {
+    if (input.rows && !given) {
       input.apply(x, net, call.rows);
       from = net;
     }
@@ -64,9 +116,10 @@ struct InputMap {
     delete session;                                                              \
     return nullptr;                                                              \
   }                                                                              \
-  TT_EXPORT void tt_step(TtSession* const* layers, int64_t count, const T* x) {  \
+  TT_EXPORT void tt_step(TtSession* const* layers, int64_t count, const T* x, \
+                         int given) {                                            \
     for (int64_t k = 0; k < count; ++k) {                                        \
-      layers[k]->step(x);                                                        \
+      layers[k]->step(x, given && k == 0);                                       \
       x = layers[k]->group.writes[0].data;                                       \
     }                                                                            \
   }                                                                              \
