@@ -13,7 +13,18 @@ from throughtime.codegen.reserved import WORDS_OF_CPP
 from throughtime.symbolic.graph import Node, Width
 from throughtime.symbolic.program import Recurrence, without_marks
 
-SKELETONS = ("lanes.h", "functions.h", "product.h", "call.h", "at.h", "pack.h", "recurrence.h", "matmul.h", "session.h")
+SKELETONS = (
+    "lanes.h",
+    "functions.h",
+    "product.h",
+    "call.h",
+    "at.h",
+    "pack.h",
+    "team.h",
+    "recurrence.h",
+    "matmul.h",
+    "session.h",
+)
 SCALARS = {"float32": "float", "float64": "double"}
 
 
