@@ -127,9 +127,11 @@ def test_misuse_of_input(name):
     ours, theirs = pair(name, 3, 5)
     for x in (torch.zeros(4, 2, 3).double(), torch.zeros(4, 2, 7), torch.zeros(0, 2, 3), torch.zeros(4, 2, 3).half()):
         assert answer(lambda x=x: ours(x)) == answer(lambda x=x: theirs(x))
-    assert (
-        answer(lambda: ours(torch.zeros(4, 2, 3).long()))[0] is answer(lambda: theirs(torch.zeros(1, 2, 3).long()))[0]
-    )
+    for x in (torch.zeros(3), torch.zeros(1, 4, 2, 3)):
+        assert answer(lambda x=x: ours(x)) == answer(lambda x=x: theirs(x))
+    for kind in (torch.int64, torch.bool, torch.complex64):
+        found, expected = (answer(lambda m=m, kind=kind: m(torch.zeros(4, 2, 3).to(kind))) for m in (ours, theirs))
+        assert found[0] is expected[0] and found[1].split(", or ")[0] == expected[1].split(", or ")[0]
 
 
 # ---- projection -----------------------------------------------------------------------------------

@@ -179,21 +179,28 @@ def _why_not_replaceable(module: nn.Module, fresh: nn.Module) -> str | None:
 
 
 def _why_not_torchs(module: nn.Module) -> str | None:
-    """Why torch.nn has no layer that gives the same numbers, or None."""
+    """Why torch.nn has no layer that can take the module's place, or None."""
     assert isinstance(module, Recurrent)
     if _type(module) not in (Recurrent, steps.RecurrentCell, *OURS.values()):
         return "it is a class of its own, whose methods would be lost"
+    twin = torch_twin(module)
+    return twin if isinstance(twin, str) else _why_not_replaceable(module, _ours_like(twin, "meta"))
+
+
+def torch_twin(module: Recurrent) -> nn.Module | str:
+    """torch.nn's layer that computes the same from the same weights, on the meta device; or why there is none."""
     name = kind_of(module)
     if type(module.cell) not in (cells.Elman, cells.GRU, cells.LSTM):
         return f"torch.nn has no {name}"
-    usual = _ours_like(_torchs_like(module, "meta"), "meta")
+    twin = _torchs_like(module, "meta").train(module.training)
+    usual = _ours_like(twin, "meta")
     for key, value in vars(usual).items():
         own = getattr(module, key, value)
         if not key.startswith("_") and key not in ("training", "derived", "recompute", "backend") and own != value:
             if key == "cell":  # frozen data: name the field that differs
                 key, own = next((k, v) for k, v in vars(own).items() if v != getattr(value, k))
             return f"torch.nn.{name} has no {key}={own!r}"
-    return _why_not_replaceable(module, usual)
+    return twin
 
 
 # ---- the twins

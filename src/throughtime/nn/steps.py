@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from throughtime import cells
 from throughtime.nn import initial, precision, shapes
+from throughtime.nn.older_graphs import is_recording, recorded
 from throughtime.nn.recurrent import Backend, Recurrent
 from throughtime.nn.states import State
 from throughtime.symbolic.activations import ACTIVATIONS
@@ -40,6 +41,8 @@ class RecurrentCell(Recurrent):
 
     def forward(self, input: Tensor, hx: Tensor | tuple[Tensor, ...] | None = None) -> Any:  # type: ignore[override]
         """The new state(s). Raises ValueError, RuntimeError or IndexError as torch.nn's cells do."""
+        if is_recording(input):
+            return recorded(self, input, hx, {})
         call = _prepare(self, input, hx)
         _, states = self._run(call)
         if call.kinds is not None:
