@@ -68,6 +68,18 @@ def test_numbers(name, bias, shape, with_state):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_no_units(name):
+    """As torch.nn allows it for single steps alone."""
+    found = []
+    for cell in pair(name, 3, 0, dtype=torch.float64):
+        x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+        values = tree_leaves(cell(x, states(name, 2, 0)))
+        sum(v.sum() for v in values).backward()
+        found.append([v.shape for v in values] + [p.grad.shape for p in cell.parameters()] + [x.grad.tolist()])
+    assert found[0] == found[1]
+
+
 def test_relu_and_others():
     ours, theirs = pair("RNNCell", 3, 5, True, "relu")
     x = torch.randn(2, 3)

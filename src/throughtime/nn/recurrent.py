@@ -67,6 +67,9 @@ class Recurrent(nn.Module):
     hidden sizes differ, a list with [D, B, width] for each layer; a tuple of them if the cell has several.
     """
 
+    may_be_empty = False
+    """Whether a hidden size of 0 is one."""
+
     def __init__(
         self,
         cell: Cell,
@@ -93,7 +96,8 @@ class Recurrent(nn.Module):
         super().__init__()
         self.hidden_sizes = shapes.hidden_sizes(hidden_size, num_layers)
         for size in self.hidden_sizes:
-            shapes.check_options(input_size, size, num_layers, bias, batch_first, dropout, recompute, backend)
+            own = 1 if size == 0 and self.may_be_empty else size
+            shapes.check_options(input_size, own, num_layers, bias, batch_first, dropout, recompute, backend)
             shapes.check_heads(size, heads)
         shapes.check_probability("weight_drop", weight_drop)
         self.options = Options.of(options)

@@ -121,7 +121,11 @@ class _TorchBase(nn.RNNCellBase):
 class _DropIn(RecurrentCell, _TorchBase):
     """What the three have in common. The first values are torch.nn's, number for number, for the same seed."""
 
+    may_be_empty = True
+
     def __init__(self, cell: Cell, input_size: int, hidden_size: int, bias: bool, **options: Any) -> None:
+        if hidden_size == 0:
+            options["backend"] = "reference"  # there is nothing that a kernel could compute
         super().__init__(cell, input_size, hidden_size, bias, **options)
         if not bias:
             self.register_parameter("bias_ih", None)
