@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -175,3 +178,31 @@ def test_error_inputs(name, number, dtype):
         module = cls(*arguments.args, **({"dtype": dtype} | arguments.kwargs))
         with pytest.raises(expected.error_type, match=expected.error_regex):
             module(*sample.forward_input.args, **sample.forward_input.kwargs)
+
+
+SUITE = """
+import torch
+from torch.nn import GRU
+from torch.testing._internal.common_modules import module_db
+
+def test_names():
+    assert torch.nn.modules.rnn.GRU is torch.nn.GRU is GRU and GRU.__module__ == "throughtime.nn.dropins"
+
+def test_table():
+    names = [i.module_cls.__name__ for i in module_db if i.module_cls.__module__.startswith("throughtime.")]
+    assert sorted(names) == ["GRU", "GRUCell", "LSTM", "LSTMCell", "RNN", "RNNCell"]
+
+def test_what_fails_is_said():
+    assert not issubclass(GRU, torch.nn.RNNBase)
+"""
+
+
+def test_the_script_that_runs_torchs_own_files(tmp_path):
+    """It puts our classes wherever a file of torch's finds its own, and its exit status is pytest's."""
+    (tmp_path / "test_suite.py").write_text(SUITE, encoding="utf-8")
+    script = Path(__file__).with_name("peers.py")
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "1 failed, 2 passed" in done.stdout
+    empty = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert empty.returncode == 1 and "python tests/peers.py PATH/TO/pytorch/test/test_modules.py" in empty.stderr
