@@ -83,12 +83,21 @@ def given(sample):
     return [leaf(a) for a in sample.forward_input.args], leaves
 
 
+def widened(sample):
+    """The same input in float64."""
+    wide = copy.deepcopy(sample)
+    wide.forward_input.args = torch.utils._pytree.tree_map_only(
+        torch.Tensor, lambda t: t.detach().double() if t.is_floating_point() else t, sample.forward_input.args
+    )
+    return wide
+
+
 def results(module, sample):
     args, leaves = given(sample)
     found = tensors(module(*args))
     generator = torch.Generator().manual_seed(11)
     real = [f for f in found if f.is_floating_point()]
-    errors = [torch.randn(f.shape, generator=generator, dtype=f.dtype) for f in real]
+    errors = [torch.randn(f.shape, generator=generator).to(f.dtype) for f in real]
     return found, torch.autograd.grad(real, [*leaves, *module.parameters()], errors)
 
 
@@ -105,11 +114,14 @@ def test_forward_and_gradients(name, number, dtype, training):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
         expected = results(theirs, sample)
+        exact = expected if dtype == torch.float64 else results(theirs.double(), widened(sample))
     found = results(ours, sample)
     tolerance = TOLERANCE[dtype]
-    for own, other in zip(found, expected, strict=True):
-        for a, b in zip(own, other, strict=True):
-            assert error(a.double(), b.double()) <= tolerance
+    for parts in zip(found, expected, exact, strict=True):
+        for a, b, truth in zip(*parts, strict=True):
+            # Where terms cancel, torch.nn's own float32 is off by more.
+            allowed = max(tolerance, 4 * error(b.double(), truth.double()))
+            assert error(a.double(), truth.double()) <= allowed
     if sample.reference_fn is not None and not isinstance(sample.forward_input.args[0], PackedSequence):
         args, _ = given(sample)
         reference = sample.reference_fn(ours, *args)
