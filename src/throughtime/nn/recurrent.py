@@ -14,6 +14,7 @@ from throughtime.nn.connections import Highway, input_width
 from throughtime.nn.connections import check as check_connections
 from throughtime.nn.derived import Derived
 from throughtime.nn.kernels import size_of
+from throughtime.nn.older_graphs import is_recording, recorded, scriptable
 from throughtime.nn.parameters import Parameter
 from throughtime.nn.precision import NARROW, widened
 from throughtime.nn.signals import add_signals
@@ -69,6 +70,9 @@ class Recurrent(nn.Module):
     hidden sizes differ, a list with [D, B, width] for each layer; a tuple of them if the cell has several.
     """
 
+    may_be_empty = False
+    """Whether a hidden size of 0 is one."""
+
     def __init__(
         self,
         cell: Cell,
@@ -95,7 +99,8 @@ class Recurrent(nn.Module):
         super().__init__()
         self.hidden_sizes = shapes.hidden_sizes(hidden_size, num_layers)
         for size in self.hidden_sizes:
-            shapes.check_options(input_size, size, num_layers, bias, batch_first, dropout, recompute, backend)
+            own = 1 if size == 0 and self.may_be_empty else size
+            shapes.check_options(input_size, own, num_layers, bias, batch_first, dropout, recompute, backend)
             shapes.check_heads(size, heads)
         shapes.check_probability("weight_drop", weight_drop)
         self.options = Options.of(options)
@@ -250,6 +255,8 @@ class Recurrent(nn.Module):
         initial state. The reverse direction is cut at the same place: there the step before that one begins anew.
         Padding is not read.
         """
+        if is_recording(input):
+            return recorded(self, input, state, {"lengths": lengths, "return_all": return_all, **signals})
         call = shapes.prepare(self, input, state, lengths)
         add_signals(self, call, signals)
         trace = None
@@ -271,6 +278,10 @@ class Recurrent(nn.Module):
             return run_stack(self, call, trace)
         with torch.autocast(call.x.device.type, enabled=False):
             return run_stack(self, call, trace)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script compiles in the layer's place."""
+        return scriptable(self)
 
     def products_under_autocast(self, packed: bool) -> Sequence[str]:
         """The states that torch.autocast leaves in its own dtype, given that their last operation is a product."""
