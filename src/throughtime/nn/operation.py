@@ -58,7 +58,9 @@ def asks_for_derivatives(values: Sequence[Tensor | None]) -> bool:
 
 def takes_input(kind: Kind, x: Tensor) -> bool:
     """Whether `run` may be given the input: in eager code, on tensors that hold numbers, for a cell that maps it."""
-    return "net" in kind.program.reads and holds_numbers(x) and not (torch.compiler.is_compiling() or _is_transformed())
+    if torch.compiler.is_compiling() or _is_transformed():
+        return False
+    return "net" in kind.program.reads and holds_numbers(x)
 
 
 def _is_transformed() -> bool:
