@@ -69,8 +69,7 @@ class Side:
     def loss(self, inputs: Tensor, targets: Tensor, state: Any) -> tuple[Tensor, Any]:
         if isinstance(self.model, LanguageModel):
             features, state = self.model(inputs, state)
-            total, count = self.model.loss(features, targets)
-            return total / count, state
+            return self.model.loss(features, targets)[0], state
         logits, state = self.model(inputs, state)
         return functional.cross_entropy(logits.flatten(0, 1), targets.flatten()), state
 
