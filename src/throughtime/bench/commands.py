@@ -7,11 +7,12 @@ import os
 import random
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from throughtime.bench.cases import Bench, Case, Row, Table
 from throughtime.bench.machine import Machine
-from throughtime.bench.report import CASE, TABLE, markdown, read_csv, write_csv
+from throughtime.bench.report import CASE, MACHINE, TABLE, markdown, read_csv, write_csv
 from throughtime.bench.settings import BenchSettings
 from throughtime.tasks.errors import UsageError
 
@@ -26,6 +27,7 @@ HOMES = {
     "subnormals": "subnormals",
     "parts": "parts",
     "rivals": "rivals",
+    "limits": "limits",
 }
 """Table -> the module of this package that has it, under its name."""
 
@@ -33,7 +35,7 @@ HOMES = {
 def run(given: BenchSettings) -> None:
     """Runs the command. Ctrl-C ends the measuring; what there is by then is printed and written all the same."""
     given.check()
-    names = tuple(dict.fromkeys(given.tables)) or ("layers", "inference")
+    names: Sequence[str] = tuple(dict.fromkeys(given.tables)) or ("layers", "inference")
     for path in (given.csv, given.png):
         if path is not None and not (Path(path).resolve().parent.is_dir() and not Path(path).is_dir()):
             raise UsageError(f"{path}: give the name of a file in a folder that exists")
@@ -99,7 +101,9 @@ class Book:
             bench.machine.look()
             if count % 8 == 1:
                 bench.machine.look_at_products()
-            self.rows += [{TABLE: name, CASE: case.name, **row} for row in case.measure(bench)]
+            found = case.measure(bench)
+            about = bench.machine.about()
+            self.rows += [{TABLE: name, CASE: case.name, **row, MACHINE: about} for row in found]
             if self.path is not None:
                 write_csv(self.path, self.rows)
 
@@ -129,5 +133,3 @@ def tell(text: str) -> None:
         print(f"\r{text[:width]:<{width}}", end="\r", file=sys.stderr, flush=True)
     else:
         print(text, file=sys.stderr, flush=True)
-
-

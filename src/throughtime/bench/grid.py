@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 
 from throughtime.bench.cases import Bench, Case, Chart, Row, Table, number
 from throughtime.bench.contestants import PASSES, TOLERANCE, check_equal, inference, pair, training
-from throughtime.bench.lengths import draw, packed
+from throughtime.bench.lengths import Packed, draw
 
 STEPS = (1, 10, 35, 100, 300, 1000)
 BATCHES = (1, 2, 4, 8, 32, 64, 128, 256)
@@ -68,17 +68,6 @@ class Words(nn.Module):
         return self.rival(one_hot(x, self.words).float())
 
 
-class Packed(nn.Module):
-    """torch's layer on packed sequences."""
-
-    def __init__(self, rival: nn.Module, lengths: Tensor, steps: int) -> None:
-        super().__init__()
-        self.rival, self.run = rival, packed(rival, lengths, steps)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.run(x)
-
-
 def measure(place: Place, what: str, bench: Bench) -> Sequence[Row]:
     torch.manual_seed(0)
     kind, steps, batch, hidden, layers, directions, given = place
@@ -118,10 +107,12 @@ def worst(rows: list[Row]) -> list[Row]:
 
 
 grid = Table(
-    f"The {WORST} points of the wide grid where torch.nn is nearest or ahead, of those measured: T, batch, hidden, layers, "
-    "directions, and dense, ragged or one-hot input as wide as hidden. A ratio above 1: ours is faster.",
+    f"The {WORST} points of the wide grid where torch.nn is nearest or ahead, of those measured: T, batch, hidden, "
+    "layers, directions, and dense, ragged or one-hot input as wide as hidden. A ratio above 1: ours is faster.",
     lambda: [
-        Case(f"{what} {place.kind} {place.point}", partial(measure, place, what)) for place in places() for what in PASSES
+        Case(f"{what} {place.kind} {place.point}", partial(measure, place, what))
+        for place in places()
+        for what in PASSES
     ],
     Chart("ratio", kind="sorted"),
     worst,

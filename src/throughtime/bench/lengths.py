@@ -21,25 +21,16 @@ SLOW_STEPS = 400
 """nn.LSTM takes minutes to train on longer packed sequences, at the larger size."""
 
 
-def packed(rival: nn.Module, lengths: Tensor, steps: int) -> Callable[[Tensor], tuple[Tensor, Any]]:
-    """torch's layer on the padded input of unequal lengths: packed, run and padded again."""
-
-    def call(x: Tensor) -> tuple[Tensor, Any]:
-        output, state = rival(pack_padded_sequence(x, lengths, enforce_sorted=False))
-        return pad_packed_sequence(output, total_length=steps)[0], state
-
-    return call
-
-
 class Packed(nn.Module):
-    """`packed` as a module, so that its parameters are known."""
+    """torch's layer on a padded input of unequal lengths [B]: packed, run and padded again."""
 
     def __init__(self, rival: nn.Module, lengths: Tensor, steps: int) -> None:
         super().__init__()
-        self.rival, self.run = rival, packed(rival, lengths, steps)
+        self.rival, self.lengths, self.steps = rival, lengths, steps
 
     def forward(self, x: Tensor) -> tuple[Tensor, Any]:
-        return self.run(x)
+        output, state = self.rival(pack_padded_sequence(x, self.lengths, enforce_sorted=False))
+        return pad_packed_sequence(output, total_length=self.steps)[0], state
 
 
 def draw(batch: int, steps: int) -> Tensor:
@@ -88,8 +79,8 @@ def measure(kind: str, what: str, steps: int, batch: int, hidden: int, bench: Be
 KINDS = ("RNN", "GRU", "LSTM", "mgu", "lstm-layernorm")
 
 lengths = Table(
-    "A batch whose sequences have half to all of T steps: its time as a part of the padded batch's, beside the steps it "
-    "really takes as a part of the padded ones; and torch.nn's time on the same batch, packed, over ours (ratio).",
+    "A batch whose sequences have half to all of T steps: its time as a part of the padded batch's, beside the steps "
+    "it really takes as a part of the padded ones; and torch.nn's time on the same batch, packed, over ours (ratio).",
     lambda: [
         Case(f"{what} {kind} T{steps} B{batch} H{hidden}", partial(measure, kind, what, steps, batch, hidden))
         for what in PASSES

@@ -27,6 +27,7 @@ def _probe() -> ctypes.CDLL:
     library = runtime.load(runtime.build("probe", {"probe.cpp": text}, "probe.cpp", ["-ffp-contract=fast"]).path)
     number, pointer = ctypes.c_int64, ctypes.c_void_p
     library.multiply_add.argtypes, library.multiply_add.restype = [number, pointer], number
+    library.chained.argtypes, library.chained.restype = [number, pointer], None
     library.read_floats.argtypes, library.read_floats.restype = [pointer, number, number, pointer], None
     return library
 
@@ -67,6 +68,17 @@ def multiply_add_rate(threads: int) -> float:
         return int(_probe().multiply_add(4096 * rounds, address))
 
     return _rate(work, threads)
+
+
+def multiply_add_seconds() -> float:
+    """Seconds from one multiply-add to the next that needs its result."""
+    result = ctypes.c_float()
+
+    def work(_: int, rounds: int) -> int:
+        _probe().chained(4096 * rounds, ctypes.addressof(result))
+        return 4096 * rounds
+
+    return 1 / max(_rate(work, 1) for _ in range(3))
 
 
 def product_rate(threads: int, size: int = 1536) -> float:
@@ -152,4 +164,6 @@ def processor() -> str:
 
 def versions() -> str:
     own = importlib.metadata.version("throughtime")
-    return f"throughtime {own}, torch {torch.__version__}, {runtime.find_compiler()}, Python {platform.python_version()}"
+    return (
+        f"throughtime {own}, torch {torch.__version__}, {runtime.find_compiler()}, Python {platform.python_version()}"
+    )

@@ -75,9 +75,9 @@ def measure(kind: str, point: Point, bench: Bench) -> Sequence[Row]:
 
 
 parts = Table(
-    "A training step of ours in parts, in milliseconds: the kernels, the products outside them (W x and the gradients of "
-    "x, W and R, each alone or all together), and the rest: Python, autograd, allocation, copies. The parts come from "
-    "torch's profiler, the sum from a run without it.",
+    "A training step of ours in parts, in milliseconds: the kernels, the products outside them (W x and the gradients "
+    "of x, W and R, each alone or all together), and the rest: Python, autograd, allocation, copies. The parts come "
+    "from torch's profiler, the sum from a run without it.",
     lambda: [Case(f"{kind} {point.name}", partial(measure, kind, point)) for kind in KINDS for point in POINTS],
     Chart("ms", panel="", level=None),
 )

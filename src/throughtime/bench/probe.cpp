@@ -30,6 +30,13 @@ EXPORT int64_t multiply_add(int64_t rounds, float* result) {
   return rounds * chains * 2 * int64_t(VECTOR_BYTES / sizeof(float));
 }
 
+// One chain of `rounds` multiply-adds, each waiting for the one before it.
+EXPORT void chained(int64_t rounds, float* result) {
+  Vec sum = {}, factor = Vec{} + 0.999f, step = Vec{} + 0.001f;
+  for (int64_t k = 0; k < rounds; ++k) sum = sum * factor + step;
+  *result = sum[0];
+}
+
 // Reads `count` floats, a multiple of 8 vectors at an address that is one of theirs, `rounds` times.
 EXPORT void read_floats(const float* from, int64_t count, int64_t rounds, float* result) {
   constexpr int64_t lanes = VECTOR_BYTES / sizeof(float);

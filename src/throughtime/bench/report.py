@@ -11,8 +11,8 @@ from throughtime.bench.cases import Row, Value
 from throughtime.tasks.errors import UsageError
 from throughtime.tasks.files import write_atomic
 
-TABLE, CASE = "table", "case"
-"""The columns by which a row of a CSV file is known again."""
+TABLE, CASE, MACHINE = "table", "case", "machine"
+"""What every row of a CSV file has too: the first two, by which it is known again, and where it was measured."""
 
 
 def shown(key: str, value: Value) -> str:
@@ -26,7 +26,7 @@ def shown(key: str, value: Value) -> str:
 
 def markdown(rows: Sequence[Row]) -> str:
     """A table with the keys of the first row as its head, padded so that it reads in a terminal too."""
-    keys = [key for key in rows[0] if key not in (TABLE, CASE)]
+    keys = [key for key in rows[0] if key not in (TABLE, CASE, MACHINE)]
     lines = [keys, *([shown(key, row[key]) for key in keys] for row in rows)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(keys))]
     lines.insert(1, ["-" * width for width in widths])
@@ -58,7 +58,9 @@ def read_csv(path: Path) -> list[Row]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path} cannot be read ({error}): give the file of an earlier run, or no --resume") from error
     if found and not {TABLE, CASE} <= set(fields):
-        raise UsageError(f"{path} has no columns {TABLE!r} and {CASE!r}: give the file of an earlier run, or another one")
+        raise UsageError(
+            f"{path} has no columns {TABLE!r} and {CASE!r}: give the file of an earlier run, or another one"
+        )
     return found
 
 

@@ -76,8 +76,8 @@ def _call(layer: nn.Module, what: str, x: Tensor, state: Any, error: Tensor) -> 
 
 
 subnormals = Table(
-    f"States and, in training, errors of size {SUBNORMAL:g}, which float32 holds as subnormal numbers, beside {NORMAL:g}: "
-    "how many times slower.",
+    f"States and, in training, errors of size {SUBNORMAL:g}, which float32 holds as subnormal numbers, beside "
+    f"{NORMAL:g}: how many times slower.",
     lambda: [
         Case(f"{what} {kind} {point.name}", partial(measure, kind, what, point))
         for what in PASSES
