@@ -31,9 +31,9 @@ def measure(kind: str, point: Point, bench: Bench) -> Sequence[Row]:
 
 limits = Table(
     "The least that one step costs: the operations of its two products; the bytes of the recurrent matrices; the "
-    "product with the state at the peak; reading the matrices from the cache that holds them; H multiply-adds in a row, "
-    "each waiting for the last, as in every net of our kernels. Then the least for all steps, with the products outside "
-    "the loop at the peak, which `of roofline` elsewhere compares with.",
+    "product with the state at the peak; reading the matrices from the cache that holds them; H multiply-adds in a "
+    "row, each waiting for the last, as in every net of our kernels. Then the least for all steps, with the "
+    "products outside the loop at the peak, which `of roofline` elsewhere compares with.",
     lambda: [Case(f"{kind} {point.name}", partial(measure, kind, point)) for kind in KINDS for point in POINTS],
     Chart("training ms", panel="", level=None),
 )
