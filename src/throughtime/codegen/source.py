@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import cache
 from importlib import resources
 
 from throughtime.codegen.phases import Phase, Product, Schedule, schedule
@@ -11,7 +12,7 @@ from throughtime.codegen.printer import Printer
 from throughtime.symbolic.graph import Node, Width
 from throughtime.symbolic.program import Recurrence, without_marks
 
-SKELETONS = ("lanes.h", "functions.h", "product.h", "call.h", "at.h", "pack.h", "recurrence.h")
+SKELETONS = ("lanes.h", "functions.h", "product.h", "call.h", "at.h", "pack.h", "recurrence.h", "matmul.h")
 SCALARS = {"float32": "float", "float64": "double"}
 
 
@@ -37,6 +38,12 @@ def kernel_source(recurrence: Recurrence, dtype: str) -> str:
     """The C++ text of a recurrence for "float32" or "float64"; the same byte for byte in every process."""
     computed = without_marks(recurrence)
     return _Source(computed, schedule(computed)).text(dtype)
+
+
+@cache
+def products_source(dtype: str) -> str:
+    """The C++ text of the products of whole matrices for "float32" or "float64"."""
+    return f'// Products of whole matrices.\n#include "matmul.h"\n\nTT_PRODUCTS({SCALARS[dtype]})\n'
 
 
 class _Source:

@@ -42,7 +42,8 @@ MAIN = "kernel.cpp"
 
 
 @cache
-def _compiled(text: str, name: str) -> Callable[[int], int]:
+def compiled(text: str, name: str) -> Callable[[int], int]:
+    """The entry point of the library made from this text, a function of the address of its numbers."""
     built = runtime.build(name, {**skeletons(), MAIN: text}, MAIN)
     function = runtime.load(built.path).tt_run
     function.argtypes = [ctypes.c_void_p]
@@ -91,7 +92,7 @@ class Kernel:
         """Compiles now what the first call would compile."""
         if self._function is None:
             self._parallel = runtime.parallel_address()
-            self._function = _compiled(self._text, self.recurrence.name)
+            self._function = compiled(self._text, self.recurrence.name)
 
     def __call__(
         self,

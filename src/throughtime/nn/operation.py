@@ -6,6 +6,9 @@ this operation; the gradient of a matrix used inside, Σ δ vᵀ, is one product
 
 Two doors lead here. Eager code and torch.func pass through an autograd Function; torch.compile and torch.export see one
 registered operator (`registered.py`). Behind both stand the same three rules: `_backward`, `_tangent`, and `mapped.py`.
+
+Eager code may leave W x to the operation too (`run` with an input): where nothing but numbers is asked for, it and all
+matrix gradients are then made by the package's own products (`products.py`), in one call.
 """
 
 from __future__ import annotations
@@ -18,28 +21,33 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from throughtime.nn import mapped
-from throughtime.nn.calls import Job, Operands, Results, launch, sort_operands, sort_results
-from throughtime.nn.products import Columns, matrix_gradients
+from throughtime.nn.calls import Job, Kind, Operands, Results, holds_numbers, launch, sort_operands, sort_results
+from throughtime.nn.products import Columns, OwnProducts, TorchProducts, with_nets
 from throughtime.nn.program import Plan
 from throughtime.symbolic.adjoint import ERRORS
 
 _transforms_active = torch._C._are_functorch_transforms_active
 
 
-def run(job: Job, operands: Operands) -> Results:
-    """Runs the recurrence, differentiably if anything asks for it."""
+def run(job: Job, operands: Operands, x: Tensor | None = None) -> Results:
+    """Runs the recurrence, differentiably if anything asks for it.
+
+    With an input x [T, B, I], or word numbers [T, B], each direction's read "net" is not W x but W itself; see
+    `takes_input`.
+    """
     values = operands.flat()
-    keep, outputs = run_flat(job, values)
+    keep, outputs = run_flat(job, values, x)
     return sort_results(job.kind.plan(keep, outputs[0].dtype), outputs)
 
 
-def run_flat(job: Job, values: Sequence[Tensor | None]) -> tuple[bool, Sequence[Tensor]]:
+def run_flat(job: Job, values: Sequence[Tensor | None], x: Tensor | None = None) -> tuple[bool, Sequence[Tensor]]:
     """`run` on operands and results in a row; whether what the backward pass needs was kept."""
-    if not asks_for_derivatives(values):
-        return job.keep, launch(job, values)
+    if not asks_for_derivatives([x, *values]):
+        return job.keep, launch(job, values if x is None else with_nets(job, x, values))
     job = job._replace(keep=True)
-    door = _Transformed if _is_transformed() else _Recur
-    return True, door.apply(job, *values)  # type: ignore[no-untyped-call]
+    if _is_transformed():
+        return True, _Transformed.apply(job, *values)  # type: ignore[no-untyped-call]
+    return True, _Recur.apply(job, x, *values)  # type: ignore[no-untyped-call]
 
 
 def asks_for_derivatives(values: Sequence[Tensor | None]) -> bool:
@@ -47,6 +55,11 @@ def asks_for_derivatives(values: Sequence[Tensor | None]) -> bool:
     if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in values):
         return True
     return _is_transformed()
+
+
+def takes_input(kind: Kind, x: Tensor) -> bool:
+    """Whether `run` may be given the input: in eager code, on tensors that hold numbers, for a cell that maps it."""
+    return "net" in kind.program.reads and holds_numbers(x) and not (torch.compiler.is_compiling() or _is_transformed())
 
 
 def _is_transformed() -> bool:
@@ -57,11 +70,11 @@ class _Recur(torch.autograd.Function):
     """The door of eager code: torch's binding of arguments for `setup_context` would cost more than a short call."""
 
     @staticmethod
-    def forward(ctx: Any, job: Job, *values: Tensor | None) -> tuple[Tensor, ...]:
-        outputs = launch(job, values)
+    def forward(ctx: Any, job: Job, x: Tensor | None, *values: Tensor | None) -> tuple[Tensor, ...]:
+        outputs = launch(job, values if x is None else with_nets(job, x, values))
         ctx.job = job
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*values, *outputs)
+        ctx.save_for_backward(x, *values, *outputs)
         return tuple(outputs)
 
     @staticmethod
@@ -69,12 +82,16 @@ class _Recur(torch.autograd.Function):
         if torch.is_autocast_enabled("cpu"):  # the products would be rounded to its dtype
             with torch.autocast("cpu", enabled=False):
                 return _Recur.backward(ctx, *grads)
-        job, plan, operands, results = _saved(ctx, grads)
+        job: Job = ctx.job
+        x, *saved = ctx.saved_tensors
+        plan, operands, results = _sorted(job, saved, len(grads))
+        wanted = ctx.needs_input_grad[1], *ctx.needs_input_grad[4:]
 
         def gradients(*grads: Tensor | None) -> list[Tensor | None]:
-            return _backward(job, plan, operands, results, sort_results(plan, grads))
+            return _backward(job, plan, operands, results, sort_results(plan, grads), x, wanted)
 
-        return (None, None, None, *mapped.over_several(gradients, grads))
+        d_x, *found = mapped.over_several(gradients, grads)
+        return (None, d_x, None, None, *found)
 
 
 class _Transformed(torch.autograd.Function):
@@ -91,7 +108,16 @@ class _Transformed(torch.autograd.Function):
         ctx.save_for_backward(*inputs[1:], *outputs)
         ctx.save_for_forward(*inputs[1:], *outputs)
 
-    backward = _Recur.backward
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        job: Job = ctx.job
+        plan, operands, results = _sorted(job, ctx.saved_tensors, len(grads))
+        wanted = False, *ctx.needs_input_grad[3:]
+
+        def gradients(*grads: Tensor | None) -> list[Tensor | None]:
+            return _backward(job, plan, operands, results, sort_results(plan, grads), None, wanted)[1:]
+
+        return (None, None, None, *mapped.over_several(gradients, grads))
 
     @staticmethod
     def jvp(ctx: Any, _: None, *dots: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -114,16 +140,25 @@ class _Transformed(torch.autograd.Function):
         return call.results(outputs)
 
 
-def _saved(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Job, Plan, Operands, Results]:
-    job: Job = ctx.job
-    saved = ctx.saved_tensors
-    count = len(saved) - len(grads)
-    plan = job.kind.plan(True, saved[-1].dtype)
-    return job, plan, sort_operands(job.kind, saved[:count]), sort_results(plan, saved[count:])
+def _sorted(job: Job, saved: Sequence[Tensor | None], outputs: int) -> tuple[Plan, Operands, Results]:
+    count = len(saved) - outputs
+    last = saved[-1]
+    assert last is not None
+    plan = job.kind.plan(True, last.dtype)
+    return plan, sort_operands(job.kind, saved[:count]), sort_results(plan, saved[count:])
 
 
-def _backward(job: Job, plan: Plan, operands: Operands, results: Results, entering: Results) -> list[Tensor | None]:
-    """Reverse mode: the gradients of a call's operands, in their order."""
+def _backward(
+    job: Job,
+    plan: Plan,
+    operands: Operands,
+    results: Results,
+    entering: Results,
+    x: Tensor | None,
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """Reverse mode: the gradients of the input x, if there is one, and of a call's operands, in their order. `wanted`:
+    which of these somebody asks for; products for the others are not made."""
     program = job.kind.program
     second = any(w[n] is not None for w in entering.writes for n in w if n not in program.writes)
     kind = job.kind.backward_of_kept if second else job.kind.backward
@@ -143,12 +178,25 @@ def _backward(job: Job, plan: Plan, operands: Operands, results: Results, enteri
     if job.errors is not None:
         for d in range(plan.directions):
             job.errors(d, done.writes[d][ERRORS], entering.joint["out"])  # type: ignore[arg-type]
+    last = results.ends[0]
+    assert last is not None
+    numbers = holds_numbers(last) and not (torch.is_grad_enabled() or _is_transformed() or job.samples)
+    after = (OwnProducts if numbers else TorchProducts)(job, operands, x)
+    asked = iter(wanted)
+    next(asked)
     gradients: list[Tensor | None] = [done.joint.get(prefix + n) for n in operands.joint]
     gradients += [None if s is None else e for s, e in zip(operands.starts, done.ends, strict=True)]
+    for _ in gradients:
+        next(asked)
     products = plan.products_of_kept if second else plan.products
     for d in range(plan.directions):
         for name in operands.reads[d]:
-            if program.reads[name] == "time":
+            ask = next(asked)
+            if name == "net" and x is not None:
+                delta = done.writes[d][prefix + name]
+                assert delta is not None
+                gradients.append(after.input_gradients(d, delta, wanted[0], ask))
+            elif program.reads[name] == "time":
                 gradients.append(done.writes[d][prefix + name])
             else:
                 total = done.sums[d][prefix + name]
@@ -156,9 +204,12 @@ def _backward(job: Job, plan: Plan, operands: Operands, results: Results, enteri
                 gradients.append(total.sum(-2) if program.reads[name] == "unit" else total)
         forward = operands.joint | results.joint | operands.reads[d] | results.writes[d]
         columns = Columns(job, d, forward, done.joint | done.writes[d])
-        gradients += matrix_gradients(products, columns, operands.parameters[d])
+        gradients += after.matrix_gradients(
+            products, columns, operands.parameters[d], [next(asked) for _ in operands.parameters[d]]
+        )
+    gradients.insert(0, after.finish())
     if job.samples:
-        gradients = _summed_where_shared(operands.flat()[2:], gradients)
+        gradients[1:] = _summed_where_shared(operands.flat()[2:], gradients[1:])
     return gradients
 
 
