@@ -12,6 +12,10 @@ Call = Callable[[], object]
 LEAST_SECONDS = 0.005
 """A round repeats a call until it has lasted so long."""
 LEAST_ROUNDS = 3
+REST_SECONDS = 0.01
+"""Between turns: threads of libraries spin for some milliseconds after a call, on cores that the next one needs."""
+LONG_SECONDS = 0.1
+"""A call that lasts so long needs none before it to warm the caches."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,13 @@ def interleaved(calls: Mapping[str, Call], rounds: int, seconds: float) -> dict[
     """The medians of each call over at most `rounds` rounds, fewer when `seconds` have gone by, but at least 3.
 
     Every round runs all of them in turn, every second one in the opposite order, so that a busy moment of the machine
-    and what a contestant leaves behind meet all alike; two calls of each come first and do not count.
+    meets all alike. Two calls of each come first and do not count, nor does the first of a turn if it is short.
     """
-    repeats = {}
+    repeats, short = {}, {}
     for name, call in calls.items():
         call()
-        repeats[name] = max(1, int(LEAST_SECONDS / once(call).wall))
+        took = once(call).wall
+        repeats[name], short[name] = max(1, int(LEAST_SECONDS / took)), took < LONG_SECONDS
     samples: dict[str, list[Timing]] = {name: [] for name in calls}
     deadline = time.perf_counter() + seconds
     collecting = gc.isenabled()
@@ -41,6 +46,9 @@ def interleaved(calls: Mapping[str, Call], rounds: int, seconds: float) -> dict[
             if turn >= LEAST_ROUNDS and time.perf_counter() > deadline:
                 break
             for name in list(calls) if turn % 2 == 0 else reversed(list(calls)):
+                time.sleep(REST_SECONDS)
+                if short[name]:
+                    calls[name]()
                 samples[name].append(once(calls[name], repeats[name]))
     finally:
         if collecting:
