@@ -105,6 +105,7 @@ RUNS = {
         "LSTM T10 B2 H8 L1 forward onehot",
     ],
     "lengths": ["inference LSTM T100 B8 H64", "training mgu T100 B8 H64"],
+    "stream": ["GRU H150 onehot", "LSTM H64"],
     "busy": ["RNN B1 H150"],
     "subnormals": ["training LSTM B1 H150", "inference GRU B1 H150"],
     "parts": ["GRU B1 H64"],

@@ -22,6 +22,7 @@ HOMES = {
     "grid": "grid",
     "cells": "cells",
     "lengths": "lengths",
+    "stream": "stream",
     "busy": "busy",
     "long": "long",
     "subnormals": "subnormals",

@@ -22,9 +22,8 @@ from torch.autograd import forward_ad
 
 from throughtime.nn import mapped
 from throughtime.nn.calls import Job, Kind, Operands, Results, holds_numbers, launch, sort_operands, sort_results
-from throughtime.nn.products import Columns, OwnProducts, TorchProducts, with_nets
+from throughtime.nn.products import OwnProducts, TorchProducts, with_nets
 from throughtime.nn.program import Plan
-from throughtime.symbolic.adjoint import ERRORS
 
 _transforms_active = torch._C._are_functorch_transforms_active
 
@@ -82,13 +81,11 @@ class _Recur(torch.autograd.Function):
         if torch.is_autocast_enabled("cpu"):  # the products would be rounded to its dtype
             with torch.autocast("cpu", enabled=False):
                 return _Recur.backward(ctx, *grads)
-        job: Job = ctx.job
         x, *saved = ctx.saved_tensors
-        plan, operands, results = _sorted(job, saved, len(grads))
         wanted = ctx.needs_input_grad[1], *ctx.needs_input_grad[4:]
 
         def gradients(*grads: Tensor | None) -> list[Tensor | None]:
-            return _backward(job, plan, operands, results, sort_results(plan, grads), x, wanted)
+            return _backward(ctx.job, saved, grads, x, wanted)
 
         d_x, *found = mapped.over_several(gradients, grads)
         return (None, d_x, None, None, *found)
@@ -110,12 +107,11 @@ class _Transformed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        job: Job = ctx.job
-        plan, operands, results = _sorted(job, ctx.saved_tensors, len(grads))
+        saved = ctx.saved_tensors
         wanted = False, *ctx.needs_input_grad[3:]
 
         def gradients(*grads: Tensor | None) -> list[Tensor | None]:
-            return _backward(job, plan, operands, results, sort_results(plan, grads), None, wanted)[1:]
+            return _backward(ctx.job, saved, grads, None, wanted)[1:]
 
         return (None, None, None, *mapped.over_several(gradients, grads))
 
@@ -140,77 +136,56 @@ class _Transformed(torch.autograd.Function):
         return call.results(outputs)
 
 
-def _sorted(job: Job, saved: Sequence[Tensor | None], outputs: int) -> tuple[Plan, Operands, Results]:
-    count = len(saved) - outputs
+def _backward(
+    job: Job, saved: Sequence[Tensor | None], grads: Sequence[Tensor | None], x: Tensor | None, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Reverse mode: the gradients of the input x, if there is one, and of a call's operands after lengths and seed, in
+    their order. `saved`: operands and results; `grads`: the errors that enter through the results. `wanted`: which of
+    the gradients somebody asks for; products for the others are not made."""
     last = saved[-1]
     assert last is not None
+    count = len(saved) - len(grads)
     plan = job.kind.plan(True, last.dtype)
-    return plan, sort_operands(job.kind, saved[:count]), sort_results(plan, saved[count:])
-
-
-def _backward(
-    job: Job,
-    plan: Plan,
-    operands: Operands,
-    results: Results,
-    entering: Results,
-    x: Tensor | None,
-    wanted: Sequence[bool],
-) -> list[Tensor | None]:
-    """Reverse mode: the gradients of the input x, if there is one, and of a call's operands, in their order. `wanted`:
-    which of these somebody asks for; products for the others are not made."""
-    program = job.kind.program
-    second = any(w[n] is not None for w in entering.writes for n in w if n not in program.writes)
-    kind = job.kind.backward_of_kept if second else job.kind.backward
-    prefix = kind.program.recurrence.prefix
-    joint = _reads(kind.program.joint, prefix, (operands.joint, results.joint), ((entering.joint, results.joint),))
-    own = []
-    for d in range(plan.directions):
-        writes, sums = results.writes[d], results.sums[d]
-        errors = ((entering.writes[d], writes), (entering.sums[d], sums))
-        own.append(_reads(kind.program.own, prefix, (operands.reads[d], writes), errors))
-    given = operands.lengths, operands.seed
-    done = run(
-        job._replace(kind=kind, keep=False, errors=None),
-        Operands(*given, joint, entering.ends, own, operands.parameters),
+    second = any(g is not None and k in plan.kept for k, g in enumerate(grads))
+    row = [*saved, *grads]
+    values = [*row[:2], *(_followed(row, at, like) for at, like in plan.route(job.kind, second, False).sources)]
+    keeps, done = run_flat(
+        job._replace(kind=job.kind.backward_of_kept if second else job.kind.backward, keep=False, errors=None), values
     )
-
+    route = plan.route(job.kind, second, keeps)
     if job.errors is not None:
-        for d in range(plan.directions):
-            job.errors(d, done.writes[d][ERRORS], entering.joint["out"])  # type: ignore[arg-type]
-    last = results.ends[0]
-    assert last is not None
+        for d, at in enumerate(route.errors):
+            job.errors(d, done[at], row[route.out])
     numbers = holds_numbers(last) and not (torch.is_grad_enabled() or _is_transformed() or job.samples)
-    after = (OwnProducts if numbers else TorchProducts)(job, operands, x)
-    asked = iter(wanted)
-    next(asked)
-    gradients: list[Tensor | None] = [done.joint.get(prefix + n) for n in operands.joint]
-    gradients += [None if s is None else e for s, e in zip(operands.starts, done.ends, strict=True)]
-    for _ in gradients:
-        next(asked)
-    products = plan.products_of_kept if second else plan.products
-    for d in range(plan.directions):
-        for name in operands.reads[d]:
-            ask = next(asked)
-            if name == "net" and x is not None:
-                delta = done.writes[d][prefix + name]
-                assert delta is not None
-                gradients.append(after.input_gradients(d, delta, wanted[0], ask))
-            elif program.reads[name] == "time":
-                gradients.append(done.writes[d][prefix + name])
-            else:
-                total = done.sums[d][prefix + name]
-                assert total is not None
-                gradients.append(total.sum(-2) if program.reads[name] == "unit" else total)
-        forward = operands.joint | results.joint | operands.reads[d] | results.writes[d]
-        columns = Columns(job, d, forward, done.joint | done.writes[d])
-        gradients += after.matrix_gradients(
-            products, columns, operands.parameters[d], [next(asked) for _ in operands.parameters[d]]
-        )
+    after = (OwnProducts if numbers else TorchProducts)(job, row, done, x)
+    gradients: list[Tensor | None] = []
+    for gradient, value, asked in zip(route.gradients, saved[2:count], wanted[1:], strict=True):
+        if gradient is None or value is None:
+            gradients.append(None)
+            continue
+        how, d, at = gradient
+        if how == "net" and x is not None:
+            gradients.append(after.input_gradients(done[at], value, wanted[0], asked))
+        elif how == "parameter":
+            gradients.append(after.parameter_gradient(route.products[d], d, at, value) if asked else None)
+        elif how == "sum":
+            gradients.append(done[at].sum(-2))
+        else:
+            gradients.append(done[at])
     gradients.insert(0, after.finish())
     if job.samples:
-        gradients[1:] = _summed_where_shared(operands.flat()[2:], gradients[1:])
+        gradients[1:] = _summed_where_shared(saved[2:count], gradients[1:])
     return gradients
+
+
+def _followed(row: Sequence[Tensor | None], at: int | None, like: int | None) -> Tensor | None:
+    """The tensor that a source names; zeros that take no memory where no error enters."""
+    found = None if at is None else row[at]
+    if found is None and like is not None:
+        model = row[like]
+        assert model is not None
+        return model.new_zeros(model.shape[-1]).expand(model.shape)
+    return found
 
 
 def _tangent(job: Job, plan: Plan, operands: Operands, results: Results, dots: Operands) -> list[Tensor | None]:

@@ -7,15 +7,14 @@ which only make numbers, all of a call at once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear
 
-from throughtime.nn.calls import Job, Operands
+from throughtime.nn.calls import Job
 from throughtime.nn.matmul import PIECE, Matrix, Products, flat_matrix, laid_out, matrix
-from throughtime.nn.program import MatrixProduct, is_joint
+from throughtime.nn.route import Block, Product
 
 
 def input_product(x: Tensor, weight: Tensor) -> Tensor:
@@ -61,44 +60,17 @@ def real_rows(job: Job, lengths: Tensor | None) -> Tensor | None:
     return (real.t() if job.batch_first else real).flatten().nonzero().flatten()
 
 
-@dataclass
-class Columns:
-    """Column blocks of one direction's arrays as [T · B, width] matrices; [S, T · B, width] where samples differ."""
-
-    job: Job
-    direction: int
-    forward: Mapping[str, Tensor | None]
-    backward: Mapping[str, Tensor | None]
-
-    def place(self, arrays: Mapping[str, Tensor | None], block: tuple[str, int, int]) -> tuple[Tensor, int, int]:
-        """The array [.., T, B, W], and the block's first column and width in it."""
-        name, first, width = block
-        array = arrays[name]
-        assert array is not None
-        if is_joint(name):
-            first += self.direction * (array.shape[-1] // len(self.job.kind.reverse))
-        return array, first, width
-
-    def of(self, arrays: Mapping[str, Tensor | None], block: tuple[str, int, int]) -> Tensor:
-        array, first, width = self.place(arrays, block)
-        if self.job.batch_first:
-            array = array.transpose(-3, -2)
-        flat = array.flatten(-3, -2)
-        return flat if width == flat.shape[-1] else flat.narrow(-1, first, width)
-
-
 class TorchProducts:
-    """Gradients as torch operations."""
+    """Gradients as torch operations. `row`: the arrays of the call, `done`: the results of its backward pass."""
 
-    def __init__(self, job: Job, operands: Operands, x: Tensor | None) -> None:
-        self.job, self.operands, self.x = job, operands, x
+    def __init__(self, job: Job, row: Sequence[Tensor | None], done: Sequence[Tensor], x: Tensor | None) -> None:
+        self.job, self.row, self.done, self.x = job, row, done, x
         self.d_x: Tensor | None = None
 
-    def input_gradients(self, direction: int, delta: Tensor, of_x: bool, of_weight: bool) -> Tensor | None:
+    def input_gradients(self, delta: Tensor, weight: Tensor, of_x: bool, of_weight: bool) -> Tensor | None:
         """Adds δ W to the input's gradient; returns the gradient of W, Σ δ xᵀ. delta: [T, B, rows]."""
         x = self.x
         assert x is not None
-        weight = self.operands.reads[direction]["net"]
         if of_x and x.dim() == 3:
             d_x = delta @ weight
             self.d_x = d_x if self.d_x is None else self.d_x + d_x
@@ -108,91 +80,105 @@ class TorchProducts:
             return words_gradient(x, delta, weight)
         return summed_product(delta.flatten(0, 1), x.flatten(0, 1))
 
-    def matrix_gradients(
-        self, products: list[MatrixProduct], columns: Columns, parameters: list[Tensor], wanted: Sequence[bool]
-    ) -> list[Tensor | None]:
-        """∂E/∂M = Σ δ vᵀ for every parameter that holds matrices of the loop."""
-        pieces: list[dict[int, Tensor]] = [{} for _ in parameters]
+    def parameter_gradient(
+        self, products: Sequence[Product], direction: int, number: int, parameter: Tensor
+    ) -> Tensor | None:
+        """∂E/∂M = Σ δ vᵀ for a parameter that holds matrices of the loop."""
+        rows: dict[int, Tensor] = {}
         for p in products:
-            if not wanted[p.parameter]:
-                continue
-            rows = pieces[p.parameter]
-            product = _product(p, columns)
-            rows[p.row] = rows[p.row] + product if p.row in rows else product
-        return [
-            _assembled(rows, parameter) if asked else None
-            for parameter, rows, asked in zip(parameters, pieces, wanted, strict=True)
-        ]
+            if p.of.parameter == number:
+                product = self._product(p, direction)
+                rows[p.of.row] = rows[p.of.row] + product if p.of.row in rows else product
+        return _assembled(rows, parameter)
 
     def finish(self) -> Tensor | None:
         """The input's gradient."""
         return self.d_x
 
+    def _place(self, arrays: Sequence[Tensor | None], block: Block, direction: int) -> tuple[Tensor, int, int]:
+        """The array [.., T, B, W] of a block, its first column and width."""
+        array = arrays[block.array]
+        assert array is not None
+        first = block.first
+        if block.joint:
+            first += direction * (array.shape[-1] // len(self.job.kind.reverse))
+        return array, first, block.width
+
+    def _columns(self, arrays: Sequence[Tensor | None], block: Block, direction: int) -> Tensor:
+        """The block as a [T · B, width] matrix; [S, T · B, width] where samples differ."""
+        array, first, width = self._place(arrays, block, direction)
+        if self.job.batch_first:
+            array = array.transpose(-3, -2)
+        flat = array.flatten(-3, -2)
+        return flat if width == flat.shape[-1] else flat.narrow(-1, first, width)
+
+    def _product(self, p: Product, direction: int) -> Tensor:
+        left, right = self._columns(self.done, p.delta, direction), self._columns(self.row, p.vector, direction)
+        if p.of.transposed:
+            left, right = right, left
+        heads = self.job.kind.heads
+        if heads == 1:
+            return summed_product(left, right)
+        # Each head's rows see its own columns only: [.., N, heads, w] -> [.., heads · w, w].
+        left, right = (v.reshape(*v.shape[:-1], heads, -1).transpose(-3, -2) for v in (left, right))
+        return torch.matmul(left.mT, right).flatten(-3, -2)
+
 
 class OwnProducts(TorchProducts):
     """Gradients by the package's own products, all of them when everything has been said. They skip padding."""
 
-    def __init__(self, job: Job, operands: Operands, x: Tensor | None) -> None:
+    def __init__(self, job: Job, row: Sequence[Tensor | None], done: Sequence[Tensor], x: Tensor | None) -> None:
         if x is not None and x.dim() == 3:
             x = laid_out(x, job.batch_first)
-        super().__init__(job, operands, x)
-        self.batch: Products | None = None
-        self.real = real_rows(job, operands.lengths)
+        super().__init__(job, row, done, x)
+        self.batch = Products(done[0].dtype)
+        self.real = real_rows(job, row[0])
         self.alive: list[Tensor] = []  # what the batch only knows the address of
 
-    def _batch(self, dtype: torch.dtype) -> Products:
-        if self.batch is None:
-            self.batch = Products(dtype)
-        return self.batch
+    def input_gradients(self, delta: Tensor, weight: Tensor, of_x: bool, of_weight: bool) -> Tensor | None:
+        x = self.x
+        assert x is not None
+        if x.dim() == 2:
+            return words_gradient(x, delta, weight) if of_weight else None
+        errors = self._flat(delta)
+        if of_x:
+            more = self.d_x is not None
+            if self.d_x is None:
+                self.d_x = torch.empty_like(x) if self.real is None else torch.zeros_like(x)
+            self.batch.add(errors, matrix(weight), flat_matrix(self.d_x), more=more, rows=self.real)
+        if not of_weight:
+            return None
+        gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        self.batch.add(errors.t, flat_matrix(x), matrix(gradient), chain=PIECE, depth=self.real)
+        return gradient
+
+    def parameter_gradient(
+        self, products: Sequence[Product], direction: int, number: int, parameter: Tensor
+    ) -> Tensor | None:
+        covered = {p.of.row: p.of.rows for p in products if p.of.parameter == number}
+        new = torch.empty_like if sum(covered.values()) == parameter.shape[0] else torch.zeros_like
+        gradient = new(parameter, memory_format=torch.contiguous_format)
+        made = set()
+        for p in products:
+            if p.of.parameter == number:
+                for left, right, out in self._blocks(p, direction, gradient):
+                    self.batch.add(left.t, right, out, chain=PIECE, more=p.of.row in made, depth=self.real)
+                made.add(p.of.row)
+        return gradient
+
+    def finish(self) -> Tensor | None:
+        self.batch.run()
+        return self.d_x
 
     def _flat(self, array: Tensor) -> Matrix:
         array = laid_out(array, self.job.batch_first)
         self.alive.append(array)
         return flat_matrix(array)
 
-    def input_gradients(self, direction: int, delta: Tensor, of_x: bool, of_weight: bool) -> Tensor | None:
-        x = self.x
-        assert x is not None
-        weight = self.operands.reads[direction]["net"]
-        if x.dim() == 2:
-            return words_gradient(x, delta, weight) if of_weight else None
-        batch, errors = self._batch(delta.dtype), self._flat(delta)
-        if of_x:
-            more = self.d_x is not None
-            if self.d_x is None:
-                self.d_x = torch.empty_like(x) if self.real is None else torch.zeros_like(x)
-            batch.add(errors, matrix(weight), flat_matrix(self.d_x), more=more, rows=self.real)
-        if not of_weight:
-            return None
-        gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
-        batch.add(errors.t, flat_matrix(x), matrix(gradient), chain=PIECE, depth=self.real)
-        return gradient
-
-    def matrix_gradients(
-        self, products: list[MatrixProduct], columns: Columns, parameters: list[Tensor], wanted: Sequence[bool]
-    ) -> list[Tensor | None]:
-        gradients: list[Tensor | None] = []
-        for parameter, asked in zip(parameters, wanted, strict=True):
-            covered = {p.row: p.rows for p in products if p.parameter == len(gradients)}
-            whole = sum(covered.values()) == parameter.shape[0]
-            new = torch.empty_like if whole else torch.zeros_like
-            gradients.append(new(parameter, memory_format=torch.contiguous_format) if asked else None)
-        made = set()
-        for p in products:
-            gradient = gradients[p.parameter]
-            if gradient is None:
-                continue
-            batch = self._batch(gradient.dtype)
-            more = (p.parameter, p.row) in made
-            made.add((p.parameter, p.row))
-            for left, right, out in self._blocks(p, columns, gradient):
-                batch.add(left.t, right, out, chain=PIECE, more=more, depth=self.real)
-        return gradients
-
-    def _blocks(self, p: MatrixProduct, columns: Columns, gradient: Tensor) -> Iterator[tuple[Matrix, Matrix, Matrix]]:
+    def _blocks(self, p: Product, direction: int, gradient: Tensor) -> Iterator[tuple[Matrix, Matrix, Matrix]]:
         """Each head's error terms and vectors, and where their product goes."""
-        delta, vector = columns.place(columns.backward, p.delta), columns.place(columns.forward, p.vector)
-        (left, left_at, tall), (right, right_at, wide) = (vector, delta) if p.transposed else (delta, vector)
+        delta, vector = self._place(self.done, p.delta, direction), self._place(self.row, p.vector, direction)
+        (left, left_at, tall), (right, right_at, wide) = (vector, delta) if p.of.transposed else (delta, vector)
         rows, others, out = self._flat(left), self._flat(right), matrix(gradient)
         heads, size = self.job.kind.heads, gradient.itemsize
         tall, wide = tall // heads, wide // heads
@@ -200,13 +186,8 @@ class OwnProducts(TorchProducts):
             yield (
                 rows.part(0, rows.rows, left_at + head * tall, tall, size),
                 others.part(0, others.rows, right_at + head * wide, wide, size),
-                out.part(p.row + head * tall, tall, 0, wide, size),
+                out.part(p.of.row + head * tall, tall, 0, wide, size),
             )
-
-    def finish(self) -> Tensor | None:
-        if self.batch is not None:
-            self.batch.run()
-        return self.d_x
 
 
 def words_gradient(words: Tensor, delta: Tensor, weight: Tensor) -> Tensor:
@@ -227,18 +208,6 @@ def summed_product(left: Tensor, right: Tensor) -> Tensor:
     for first in range(PIECE, whole, PIECE):
         total = total.addmm_(left[first : first + PIECE].t(), right[first : first + PIECE])
     return total.addmm(left[whole:].t(), right[whole:]) if whole < count else total
-
-
-def _product(p: MatrixProduct, columns: Columns) -> Tensor:
-    left, right = columns.of(columns.backward, p.delta), columns.of(columns.forward, p.vector)
-    if p.transposed:
-        left, right = right, left
-    heads = columns.job.kind.heads
-    if heads == 1:
-        return summed_product(left, right)
-    # Each head's rows see its own columns only: [.., N, heads, w] -> [.., heads · w, w].
-    left, right = (v.reshape(*v.shape[:-1], heads, -1).transpose(-3, -2) for v in (left, right))
-    return torch.matmul(left.mT, right).flatten(-3, -2)
 
 
 def _assembled(rows: Mapping[int, Tensor], parameter: Tensor) -> Tensor:

@@ -133,7 +133,7 @@ def _recur(
             elif array == "x":
                 found[array] = one_hot(x, layer.input_size).to(own[d][derived.names[0]]) if x.dim() == 2 else x
             elif array == "bias":
-                found[array] = _bias(layer, own[d])
+                found[array] = bias_of(layer, own[d])
             elif array in signals:
                 seen = signal_seen(call, signals[array], backwards, origin, x.shape[0])
                 found[array] = seen.expand(-1, -1, layer.heads)  # one for each head
@@ -153,7 +153,7 @@ def _recur(
     return done.joint["out"], done.ends  # type: ignore[return-value]
 
 
-def _bias(layer: Recurrent, own: dict[str, Tensor]) -> Tensor:
+def bias_of(layer: Recurrent, own: dict[str, Tensor]) -> Tensor:
     """What the loop adds to its maps; see `Layout.bias_blocks`."""
     tensors = [own[name] for name in layer.derived.biases]
     if len(tensors) == 1:
