@@ -10,7 +10,8 @@ from tyro.conf import Positional, UseAppendAction, arg
 from throughtime.tasks.errors import UsageError
 
 TableName = Literal[
-    "layers", "inference", "grid", "cells", "lengths", "stream", "busy", "long", "subnormals", "parts", "rivals", "limits"
+    "layers", "inference", "grid", "cells", "lengths", "stream", "busy", "long", "subnormals", "parts", "rivals",
+    "limits",
 ]  # fmt: skip
 
 
@@ -21,8 +22,8 @@ class BenchSettings:
     layers: training, RNN, GRU, LSTM and a cell in a Python loop, nine sizes. inference: the same without gradients.
     grid: a wide range of sizes, stacks, directions, lengths and one-hot input; the worst ten points.
     cells: the arithmetic rate of less common cells beside GRU's and LSTM's. lengths: ragged batches beside padded ones.
-    stream: one step at a time. busy: with other processes on one and on both cores. long: 100 000 steps, memory and time.
-    subnormals: states too small for ordinary floats. parts: where the time goes. rivals: JAX and ONNX Runtime.
+    stream: one step at a time. busy: with other processes on one and on both cores. long: 100 000 steps, memory and
+    time. subnormals: states too small for ordinary floats. parts: where the time goes. rivals: JAX and ONNX Runtime.
     limits: what each size costs at least.
     """
 

@@ -31,7 +31,7 @@ def measure(kind: str, name: str, inputs: int, hidden: int, bench: Bench) -> Seq
     session = layer.session(1)  # type: ignore[operator]
     given = xs.tolist() if words else vectors
 
-    def ours() -> Tensor:
+    def ours() -> Any:
         for x in given:
             output = session.step(x)
         return output
@@ -78,8 +78,8 @@ def _stepped(step: Callable[[Tensor, Any], tuple[Any, Any]], vectors: Sequence[T
 
 
 stream = Table(
-    "One step of one sequence, microseconds: `layer.session(1).step(x)`, torch.nn's layer called with T = 1, torch.nn's "
-    "cell; and how long reading the weights takes from the cache that holds them (of word numbers only R's). The ratio "
+    "One step of one sequence, microseconds: `layer.session(1).step(x)`, torch.nn's layer called with T = 1, "
+    "torch.nn's cell; and how long reading the weights takes from the cache that holds them (of word numbers only R's). The ratio "
     "is to the faster of torch's two.",
     lambda: [
         Case(f"{kind} {name}", partial(measure, kind, name, inputs, hidden))
