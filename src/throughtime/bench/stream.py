@@ -79,7 +79,7 @@ def _stepped(step: Callable[[Tensor, Any], tuple[Any, Any]], vectors: Sequence[T
 
 stream = Table(
     "One step of one sequence, microseconds: `layer.session(1).step(x)`, torch.nn's layer called with T = 1, "
-    "torch.nn's cell; and how long reading the weights takes from the cache that holds them (of word numbers only R's). "
+    "torch.nn's cell; and how long reading the weights takes from their cache (of word numbers only R's). "
     "The ratio is to the faster of torch's two.",
     lambda: [
         Case(f"{kind} {name}", partial(measure, kind, name, inputs, hidden))
