@@ -32,7 +32,7 @@ lint: $(VENV)/.installed-test  ## lint, format and static types only
 
 bench: $(VENV)/.installed-test  ## measure against torch.nn; prints tables, see bench/README.md
 	$(BIN)/python bench/compile_time.py
-	$(BIN)/python bench/layers.py
+	$(BIN)/throughtime bench
 
 clean:  ## remove the virtual environment and everything made by tools; runs/ stays
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
