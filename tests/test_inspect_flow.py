@@ -30,8 +30,8 @@ def random(*shape):
 
 
 class ByHand:
-    """A stack in both directions, sequence by sequence and step by step. Every use of a state has a copy of its own, and
-    every step its own copy of the weights, so that each path's error is the gradient of a copy."""
+    """A stack in both directions, sequence by sequence and step by step. Every use of a state has a copy of its own,
+    and every step its own copy of the weights, so that each path's error is the gradient of a copy."""
 
     def __init__(self, layer, step, x, states, lengths):
         self.step, self.count = step, len(states)

@@ -33,7 +33,7 @@ class StepGradients:
         delta, vector = self.delta[t], self.vector[t]
         if vector.dim() == 1:
             vector = one_hot(vector, self.columns).to(delta)
-        cut_delta, cut_vector = delta.unflatten(-1, (self.heads, -1)), vector.unflatten(-1, (self.heads, -1))
+        cut_delta, cut_vector = _cut(delta, self.heads), _cut(vector, self.heads)
         return torch.einsum("bhi,bhj->hij", cut_delta, cut_vector).flatten(0, 1)
 
     def total(self) -> Tensor:
@@ -43,21 +43,26 @@ class StepGradients:
     @property
     def norms(self) -> Tensor:
         """‖∇_{W_t}E‖ (Frobenius) [T], without forming the matrices: Σ_bb' (δ_b·δ_b') (v_b·v_b')."""
-        cut = self.delta.double().unflatten(-1, (self.heads, -1))
+        cut = _cut(self.delta.double(), self.heads)
         errors = torch.einsum("tbhi,tchi->tbch", cut, cut)
         if self.vector.dim() == 2:
             inner = (self.vector.unsqueeze(1) == self.vector.unsqueeze(2)).double().unsqueeze(-1)
         else:
-            vectors = self.vector.double().unflatten(-1, (self.heads, -1))
+            vectors = _cut(self.vector.double(), self.heads)
             inner = torch.einsum("tbhi,tchi->tbch", vectors, vectors)
         return (errors * inner).sum((1, 2, 3)).clamp(min=0).sqrt()
+
+
+def _cut(vectors: Tensor, heads: int) -> Tensor:
+    cut: Tensor = torch.unflatten(vectors, -1, (heads, -1))
+    return cut
 
 
 def step_gradients(
     recording: Recording, level: int, direction: int, errors: Mapping[str, Tensor]
 ) -> dict[str, StepGradients]:
-    """`errors` [T, B, width]: of every value of the layer. For every matrix of a layer, as "weight_hh.r": the parameter and the block of its rows. A map that is used more
-    than once in a step has one entry for each use ("weight_hh.r.2")."""
+    """For every matrix of a layer, as "weight_hh.r": the parameter and the block of its rows. A map that is used more
+    than once in a step has one entry for each use ("weight_hh.r.2"). `errors` [T, B, width]: of the layer's values."""
     layer = recording.layer
     equation = layer.derived.equations[layer.training]
     values = _Values(recording, equation, level, direction)

@@ -87,6 +87,7 @@ def _step_errors(output: Any, recording: Recording, loss: Callable[[Any], Tensor
     if isinstance(output, tuple) and not isinstance(output, PackedSequence):
         output = output[0]
     packed = isinstance(output, PackedSequence)
+    errors: Tensor
     if loss is None:
         output = pad_packed_sequence(output)[0] if packed else output
         errors = output.square().sum(-1) / 2

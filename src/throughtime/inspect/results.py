@@ -33,8 +33,8 @@ class LayerFlow:
             the k that was asked for.
         by_lag: Σ_b reach at so many steps from there, relative to lag 0 [T]; NaN where no sequence is that long.
         vanished_after, exploded_after: the first lag at which `by_lag` is below and above the thresholds, or None.
-        gates, histograms, spectra, step_gradients, jacobians: see their classes; `jacobians` is None where they were not
-            asked for or cannot be had (`Flow.notes` says why).
+        gates, histograms, spectra, step_gradients, jacobians: see their classes; `jacobians` is None where they were
+            not asked for or cannot be had (`Flow.notes` says why).
     """
 
     name: str
