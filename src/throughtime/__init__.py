@@ -36,12 +36,14 @@ _HOMES = {
     "convert": "throughtime.nn.convert",
     "explain": "throughtime.nn.explain",
     "linear_cross_entropy": "throughtime.nn.cross_entropy",
+    "formulas": "throughtime.typeset",
     "from_onnx": "throughtime.nn.onnx_operators",
     "truncated": "throughtime.nn.truncated",
 }
 _MODULES = {
     "cells": "throughtime.cells",
     "init": "throughtime.nn.initial",
+    "inspect": "throughtime.inspect",
     "runtime": "throughtime.runtime",
     "symbolic": "throughtime.symbolic",
     "tutorial": "throughtime.tutorial",

@@ -16,6 +16,9 @@ throughtime: recurrent neural networks written as equations
   throughtime sample RUN                   write text with it
   throughtime eval RUN FILE ...            measure it on text
   throughtime bench [TABLE ...]            measure the layers' speed on this machine
+  throughtime inspect RUN TEXT flow        draw how its error flows back; also states, gates, weights, ...
+  throughtime formulas CELL                a cell's equations; --backward: the error recursions derived from them
+  throughtime source CELL                  the text of its kernel
 
 Each command explains its options with --help.
 """
@@ -51,6 +54,12 @@ def _find_command(words: list[str]) -> Callable[[], None] | None:
             return lambda: _evaluate(rest)
         case ["bench", *rest]:
             return lambda: _bench(rest)
+        case ["inspect", *rest]:
+            return lambda: _inspect(rest)
+        case ["formulas", *rest]:
+            return lambda: _formulas(rest)
+        case ["source", *rest]:
+            return lambda: _source(rest)
     return None
 
 
@@ -99,6 +108,37 @@ def _bench(words: list[str]) -> None:
     from throughtime.bench.commands import run
 
     run(settings)
+def _inspect(words: list[str]) -> None:
+    import tyro
+
+    from throughtime.tasks.lm.settings import InspectSettings
+
+    settings = tyro.cli(InspectSettings, args=words, prog="throughtime inspect")
+    from throughtime.tasks.lm.inspection import inspect_run
+
+    inspect_run(settings)
+
+
+def _formulas(words: list[str]) -> None:
+    import tyro
+
+    from throughtime.tasks.cell.settings import FormulasSettings
+
+    settings = tyro.cli(FormulasSettings, args=words, prog="throughtime formulas")
+    from throughtime.tasks.cell.commands import formulas
+
+    formulas(settings)
+
+
+def _source(words: list[str]) -> None:
+    import tyro
+
+    from throughtime.tasks.cell.settings import SourceSettings
+
+    settings = tyro.cli(SourceSettings, args=words, prog="throughtime source")
+    from throughtime.tasks.cell.commands import source
+
+    source(settings)
 
 
 def _guarded(command: Callable[[], None]) -> int:
