@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 SOURCES = Path(__file__).parents[2] / "src"
+TEXTS = Path(__file__).parents[1] / "tutorial"
 FENCE = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -48,10 +50,12 @@ def blocks_of(markdown: str) -> list[Block]:
 
 
 def run(blocks: Sequence[Block], page: str, folder: Path) -> list[Outcome]:
-    """Runs the blocks in the folder. Raises BlockFailed."""
+    """Runs the blocks in the folder, into which the texts beside the tutorial are copied. Raises BlockFailed."""
     import matplotlib
 
     matplotlib.use("agg")
+    for text in TEXTS.glob("*.txt"):
+        shutil.copy(text, folder)
     found = []
     with contextlib.chdir(folder), _page_as_module(folder) as namespace:
         for block in blocks:
