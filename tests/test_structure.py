@@ -23,7 +23,9 @@ ALLOWED = {
     "codegen": {"symbolic"},
     "nn": {"cells", "symbolic", "codegen", "runtime"},
     "tutorial": set(),
-    "tasks": {"public", "nn", "cells", "symbolic", "runtime"},
+    "fonts": set(),
+    "typeset": {"cells", "symbolic", "fonts"},
+    "tasks": {"public", "nn", "cells", "symbolic", "codegen", "runtime", "typeset", "fonts"},
     "cli": {"tasks"},
     "__init__": set(),
 }
@@ -34,6 +36,7 @@ FORBIDDEN = {
     "cells": {"torch", "numpy", "matplotlib"},
     "runtime": {"torch", "numpy", "matplotlib"},
     "nn": {"matplotlib"},
+    "typeset": {"torch", "numpy"},
     "tutorial": {"torch", "matplotlib"},
 }
 

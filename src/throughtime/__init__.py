@@ -35,6 +35,7 @@ _HOMES = {
     **dict.fromkeys(("RecurrentCell", "RNNCell", "GRUCell", "LSTMCell"), "throughtime.nn.steps"),
     "convert": "throughtime.nn.convert",
     "explain": "throughtime.nn.explain",
+    "formulas": "throughtime.typeset",
     "from_onnx": "throughtime.nn.onnx_operators",
     "truncated": "throughtime.nn.truncated",
 }

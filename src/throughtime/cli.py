@@ -15,6 +15,8 @@ throughtime: recurrent neural networks written as equations
   throughtime train lm [FILE|FOLDER ...]   train a language model; with no file, on Python's own library
   throughtime sample RUN                   write text with it
   throughtime eval RUN FILE ...            measure it on text
+  throughtime formulas CELL                a cell's equations; --backward: the error recursions derived from them
+  throughtime source CELL                  the text of its kernel
 
 Each command explains its options with --help.
 """
@@ -47,6 +49,10 @@ def _find_command(words: list[str]) -> Callable[[], None] | None:
             return lambda: _sample(rest)
         case ["eval", *rest]:
             return lambda: _evaluate(rest)
+        case ["formulas", *rest]:
+            return lambda: _formulas(rest)
+        case ["source", *rest]:
+            return lambda: _source(rest)
     return None
 
 
@@ -84,6 +90,28 @@ def _evaluate(words: list[str]) -> None:
     from throughtime.tasks.lm.commands import evaluate
 
     evaluate(settings)
+
+
+def _formulas(words: list[str]) -> None:
+    import tyro
+
+    from throughtime.tasks.cell.settings import FormulasSettings
+
+    settings = tyro.cli(FormulasSettings, args=words, prog="throughtime formulas")
+    from throughtime.tasks.cell.commands import formulas
+
+    formulas(settings)
+
+
+def _source(words: list[str]) -> None:
+    import tyro
+
+    from throughtime.tasks.cell.settings import SourceSettings
+
+    settings = tyro.cli(SourceSettings, args=words, prog="throughtime source")
+    from throughtime.tasks.cell.commands import source
+
+    source(settings)
 
 
 def _guarded(command: Callable[[], None]) -> int:

@@ -59,7 +59,7 @@ class Adjoint:
 
 
 @dataclass
-class _Adjoints:
+class Adjoints:
     """Adjoints while they are being gathered, by index of the forward value."""
 
     graph: Graph
@@ -100,7 +100,7 @@ def adjoint(recurrence: Recurrence) -> Adjoint:
     forward = copied(recurrence)
     nodes = forward.nodes
     prefix = fresh_prefix("d", forward)
-    carried, entering, adjoints = _propagate(forward, nodes, prefix)
+    carried, entering, adjoints = propagate(forward, nodes, prefix)
 
     roots = [adjoints.of(c.seen) for c in forward.carries] + [adjoints.of(r.node) for r in forward.reads]
     shown = [w for w in forward.writes if w.array == TRACE]
@@ -138,12 +138,15 @@ def adjoint(recurrence: Recurrence) -> Adjoint:
     return Adjoint(forward, backward, tuple(gradients))
 
 
-def _propagate(
+def propagate(
     forward: Recurrence, nodes: list[Node], prefix: str
-) -> tuple[list[tuple[Node, str]], list[Read], _Adjoints]:
-    """Walks the step backwards. Returns the adjoint carries, the cotangents read, and every value's adjoint."""
+) -> tuple[list[tuple[Node, str]], list[Read], Adjoints]:
+    """Walks the step backwards, making new nodes of `forward`'s own graph.
+
+    Returns the adjoint carries with their names, the cotangents read, and every value's adjoint.
+    """
     graph = forward.graph
-    adjoints = _Adjoints(graph)
+    adjoints = Adjoints(graph)
     carried = []
     for c in forward.carries:
         name = prefix + c.name
@@ -184,7 +187,7 @@ def _propagate(
 
 
 def _keep(
-    forward: Recurrence, adjoints: _Adjoints, values: list[Node]
+    forward: Recurrence, adjoints: Adjoints, values: list[Node]
 ) -> tuple[Recurrence, dict[int, tuple[Node, Block]]]:
     """The forward pass that also writes what must be kept, and where each kept value lies."""
     where = {r.node.index: Block(r.array, r.name) for r in forward.reads if r.array != "net"}
@@ -206,7 +209,7 @@ def _keep(
 
 
 def _results(
-    forward: Recurrence, adjoints: _Adjoints, made: dict[int, Node], prefix: str
+    forward: Recurrence, adjoints: Adjoints, made: dict[int, Node], prefix: str
 ) -> tuple[list[Write], list[Sum]]:
     """What leaves the loop for every read of the forward pass."""
     writes, sums = [], []
@@ -221,7 +224,7 @@ def _results(
 
 def _matrix_gradients(
     products: list[Node],
-    adjoints: _Adjoints,
+    adjoints: Adjoints,
     made: dict[int, Node],
     kept: dict[int, tuple[Node, Block]],
     writes: list[Write],

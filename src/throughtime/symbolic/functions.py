@@ -21,7 +21,9 @@ Rule = Callable[..., tuple[Node | None, ...]]
 @dataclass(frozen=True)
 class Operation:
     """One row. `torch` and `numpy` name the function in those libraries; `cpp` is a format string over the arguments
-    that the C++ and the CUDA skeletons both understand; `fold` computes it on Python numbers. `tangent` is the rule for
+    that the C++ and the CUDA skeletons both understand; `latex` and `text` are those of printed formulas, where an
+    argument that binds more loosely than `level` stands in parentheses (0 comparison, 1 sum, 2 product, 9 closed in
+    itself; no `text`: the name with its arguments). `fold` computes it on Python numbers. `tangent` is the rule for
     forward mode (g is then the tangent of one argument), where it is not the derivative's own. A `mark` is its first
     argument going forward; it is there for the derivative only."""
 
@@ -36,6 +38,8 @@ class Operation:
     fold: Callable[..., float] | None = None
     tangent: Rule | None = None
     mark: bool = False
+    text: str = ""
+    level: int = 9
 
     @property
     def arity(self) -> int:
@@ -56,11 +60,11 @@ def _none(y: Node, *args: Any) -> tuple[None, ...]:
 
 # fmt: off
 _ROWS = [
-    Operation("add", lambda y, a, b, g: (g, g), "({0} + {1})", "{0} + {1}", "add", "add", "vv", fold=lambda a, b: a + b),
-    Operation("sub", lambda y, a, b, g: (g, -g), "({0} - {1})", "{0} - {1}", "sub", "subtract", "vv", fold=lambda a, b: a - b),
-    Operation("mul", lambda y, a, b, g: (g * b, g * a), "({0} * {1})", r"{0} \odot {1}", "mul", "multiply", "vv", fold=lambda a, b: a * b),
-    Operation("div", lambda y, a, b, g: (g / b, -(g / b) * y), "({0} / {1})", r"\frac{{{0}}}{{{1}}}", "div", "divide", "vv"),
-    Operation("neg", lambda y, a, g: (-g,), "(-{0})", "-{0}", "neg", "negative", fold=lambda a: -a),
+    Operation("add", lambda y, a, b, g: (g, g), "({0} + {1})", "{0} + {1}", "add", "add", "vv", fold=lambda a, b: a + b, text="{0} + {1}", level=1),
+    Operation("sub", lambda y, a, b, g: (g, -g), "({0} - {1})", "{0} - {1}", "sub", "subtract", "vv", fold=lambda a, b: a - b, text="{0} − {1}", level=1),
+    Operation("mul", lambda y, a, b, g: (g * b, g * a), "({0} * {1})", r"{0} \odot {1}", "mul", "multiply", "vv", fold=lambda a, b: a * b, text="{0} ⊙ {1}", level=2),
+    Operation("div", lambda y, a, b, g: (g / b, -(g / b) * y), "({0} / {1})", r"\frac{{{0}}}{{{1}}}", "div", "divide", "vv", text="{0} / {1}", level=2),
+    Operation("neg", lambda y, a, g: (-g,), "(-{0})", "-{0}", "neg", "negative", fold=lambda a: -a, text="−{0}", level=1),
     Operation("exp", lambda y, a, g: (g * y,), "exp({0})", r"\exp({0})", "exp", "exp"),
     Operation("expm1", lambda y, a, g: (g * (y + 1),), "expm1({0})", r"(\exp({0}) - 1)", "expm1", "expm1"),
     Operation("log", lambda y, a, g: (g / a,), "log({0})", r"\log({0})", "log", "log"),
@@ -69,7 +73,7 @@ _ROWS = [
     Operation("sin", lambda y, a, g: (g * cos(a),), "sin({0})", r"\sin({0})", "sin", "sin"),
     Operation("cos", lambda y, a, g: (-(g * sin(a)),), "cos({0})", r"\cos({0})", "cos", "cos"),
     Operation("tanh", lambda y, a, g: (g * (1 - y * y),), "tanh({0})", r"\tanh({0})", "tanh", "tanh"),
-    Operation("sigmoid", lambda y, a, g: (g * y * (1 - y),), "sigmoid({0})", r"\sigma({0})", "sigmoid", ""),
+    Operation("sigmoid", lambda y, a, g: (g * y * (1 - y),), "sigmoid({0})", r"\sigma({0})", "sigmoid", "", text="σ({0})"),
     Operation("softplus", lambda y, a, g: (g * sigmoid(a),), "softplus({0})", r"\mathrm{{softplus}}({0})", "nn.functional.softplus", ""),
     Operation("erf", lambda y, a, g: (g * exp(-(a * a)) * (2 / math.sqrt(math.pi)),), "erf({0})", r"\mathrm{{erf}}({0})", "erf", ""),
     Operation("relu", lambda y, a, g: (where(y > 0, g, 0.0),), "maximum({0}, {zero})", r"\mathrm{{relu}}({0})", "relu", ""),
@@ -79,14 +83,14 @@ _ROWS = [
     Operation("maximum", _maximum, "maximum({0}, {1})", r"\max({0}, {1})", "maximum", "maximum", "vv", fold=max),
     Operation("where", lambda y, c, a, b, g: (None, where(c, g, 0.0), where(c, 0.0, g)), "select({0}, {1}, {2})",
               r"\begin{{cases}} {1} & {0} \\ {2} & \text{{else}} \end{{cases}}", "where", "where", "bvv"),
-    Operation("surrogate", lambda y, a, b, g: (None, g), "{0}", r"{0}", "", "", "vv", mark=True),
+    Operation("surrogate", lambda y, a, b, g: (None, g), "{0}", r"{0}", "", "", "vv", mark=True, text="{0}"),
     Operation("clip_gradient", lambda y, a, limit, g: (clip(g, -limit, limit), None), "{0}", r"{0}", "", "", "vv",
-              tangent=lambda y, a, limit, g: (g, None), mark=True),
-    Operation("greater", _none, "({0} > {1})", "{0} > {1}", "gt", "greater", "vv", boolean=True),
-    Operation("greater_equal", _none, "({0} >= {1})", r"{0} \ge {1}", "ge", "greater_equal", "vv", boolean=True),
-    Operation("both", _none, "({0} & {1})", r"{0} \wedge {1}", "logical_and", "logical_and", "bb", boolean=True),
-    Operation("either", _none, "({0} | {1})", r"{0} \vee {1}", "logical_or", "logical_or", "bb", boolean=True),
-    Operation("negate", _none, "(~{0})", r"\neg {0}", "logical_not", "logical_not", "b", boolean=True),
+              tangent=lambda y, a, limit, g: (g, None), mark=True, text="{0}"),
+    Operation("greater", _none, "({0} > {1})", "{0} > {1}", "gt", "greater", "vv", boolean=True, text="{0} > {1}", level=0),
+    Operation("greater_equal", _none, "({0} >= {1})", r"{0} \ge {1}", "ge", "greater_equal", "vv", boolean=True, text="{0} ≥ {1}", level=0),
+    Operation("both", _none, "({0} & {1})", r"{0} \wedge {1}", "logical_and", "logical_and", "bb", boolean=True, text="{0} ∧ {1}", level=0),
+    Operation("either", _none, "({0} | {1})", r"{0} \vee {1}", "logical_or", "logical_or", "bb", boolean=True, text="{0} ∨ {1}", level=0),
+    Operation("negate", _none, "(~{0})", r"\neg {0}", "logical_not", "logical_not", "b", boolean=True, text="¬{0}", level=0),
 ]
 # fmt: on
 OPERATIONS: dict[str, Operation] = {row.name: row for row in _ROWS}

@@ -134,13 +134,20 @@ TRACE = "trace"
 def lower(
     equation: Equation, input_order: tuple[str, ...], bias_blocks: tuple[tuple[str, str], ...], traced: bool = False
 ) -> Recurrence:
+    """`lowered` without the table of what became of the equation's values."""
+    return lowered(equation, input_order, bias_blocks, traced)[0]
+
+
+def lowered(
+    equation: Equation, input_order: tuple[str, ...], bias_blocks: tuple[tuple[str, str], ...], traced: bool = False
+) -> tuple[Recurrence, dict[int, Node]]:
     """The forward pass of a cell, without saved values.
 
     Reads: the array `net`, with W x of every affine map that is given x (blocks in `input_order`); the array `bias`
     (`bias_blocks`: in column order, each block's name and the affine map it is added to); `x` itself where the equation
     uses it otherwise; each per-unit weight; each signal, [T, B, 1]. Carries the states. Writes `out`, the first state;
     if `traced`, also every value with a name: the states, the author's local variables, and each affine map as
-    `net.<map>`.
+    `net.<map>`. Also returns what every value of the equation became, by its index.
     """
     graph = Graph(OPERATIONS)
     reads: dict[str, Read] = {}
@@ -151,7 +158,7 @@ def lower(
         reads.setdefault(name, Read(array, name, node, per))
         return node
 
-    def lowered(affine: Affine) -> Node:
+    def total_of(affine: Affine) -> Node:
         """W x + b + Σ R v."""
         terms = []
         products = None
@@ -184,7 +191,7 @@ def lower(
     values = reachable(s.new for s in equation.states)
     for node in values:
         if node.op == "affine":
-            made[node.index] = lowered(uses[node.index])
+            made[node.index] = total_of(uses[node.index])
         elif node.op == "input":
             if any(node in n.args and n.op != "affine" for n in values) or any(s.new is node for s, _ in states):
                 made[node.index] = read("x", "x", node.width)
@@ -200,7 +207,8 @@ def lower(
         named = [(s.name, s.new) for s in equation.states]
         named += [(f"net.{uses[v.index].name}" if v.op == "affine" else v.label or "", v) for v in values if v.args]
         writes += _named_once((name, made[v.index]) for name, v in named if name and not v.boolean)
-    return Recurrence(equation.name, graph, carries, tuple(reads.values()), tuple(writes), (), tuple(matrices.values()))
+    columns = tuple(matrices.values())
+    return Recurrence(equation.name, graph, carries, tuple(reads.values()), tuple(writes), (), columns), made
 
 
 def _named_once(named: Iterable[tuple[str, Node]]) -> list[Write]:

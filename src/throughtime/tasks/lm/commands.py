@@ -108,7 +108,7 @@ def _start(settings: TrainSettings) -> None:
     import torch
 
     from throughtime.symbolic import save_cell
-    from throughtime.tasks.lm.cell_choice import choose_cell
+    from throughtime.tasks.cell.choice import choose_cell
     from throughtime.tasks.lm.model import LanguageModel, Shape
     from throughtime.tasks.lm.report import Screen
     from throughtime.tasks.lm.run import Run, new_config

@@ -1,4 +1,4 @@
-"""--cell: a name of the catalogue or FILE.py:Name -> a cell."""
+"""A name of the catalogue or FILE.py:Name -> a cell."""
 
 from __future__ import annotations
 
@@ -15,38 +15,39 @@ if TYPE_CHECKING:
     from throughtime import Cell
 
 
-def choose_cell(name: str) -> Cell:
-    """The cell that --cell names; every way to get it wrong has its sentence."""
+def choose_cell(name: str, option: str = "--cell ") -> Cell:
+    """The cell of this name; every way to get it wrong has its sentence, which begins with `option` and what it was
+    given."""
     if name in tt.cells.catalogue:
         return tt.cells.catalogue[name]()
     file, colon, attribute = name.rpartition(":")
     if colon and file.endswith(".py"):
-        return _from_file(file, attribute)
+        return _from_file(file, attribute, option)
     if name.endswith(".py"):
-        raise UsageError(f"--cell {name}: say which class in it, as {name}:Name")
+        raise UsageError(f"{option}{name}: say which class in it, as {name}:Name")
     known = ", ".join(tt.cells.catalogue)
     near = difflib.get_close_matches(name.lower(), tt.cells.catalogue, n=1, cutoff=0.4)
     meant = f"; did you mean {near[0]}?" if near else "."
-    raise UsageError(f"--cell {name}: no such cell{meant} Known: {known}, or FILE.py:Name for your own")
+    raise UsageError(f"{option}{name}: no such cell{meant} Known: {known}, or FILE.py:Name for your own")
 
 
-def _from_file(file: str, name: str) -> Cell:
+def _from_file(file: str, name: str, option: str) -> Cell:
     path = Path(file)
     if not path.is_file():
-        raise UsageError(f"--cell {file}:{name}: no such file {file}")
-    found = getattr(_load(path), name, None)
+        raise UsageError(f"{option}{file}:{name}: no such file {file}")
+    found = getattr(_load(path, option), name, None)
     if found is None:
-        raise UsageError(f"--cell {file}:{name}: {file} defines no {name}")
+        raise UsageError(f"{option}{file}:{name}: {file} defines no {name}")
     try:
         cell: Any = found if isinstance(found, tt.Cell) else found()
     except Exception as error:
-        raise UsageError(f"--cell {file}:{name}: {name}() failed: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{option}{file}:{name}: {name}() failed: {type(error).__name__}: {error}") from error
     if not isinstance(cell, tt.Cell):
-        raise UsageError(f"--cell {file}:{name}: {name} is not a throughtime.Cell; derive it from one")
+        raise UsageError(f"{option}{file}:{name}: {name} is not a throughtime.Cell; derive it from one")
     return cell
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, option: str) -> Any:
     specification = importlib.util.spec_from_file_location(f"throughtime_user_{path.stem}", path)
     assert specification is not None
     assert specification.loader is not None
@@ -56,7 +57,7 @@ def _load(path: Path) -> Any:
         specification.loader.exec_module(module)
     except Exception as error:
         line = _line_in(path, error)
-        raise UsageError(f"--cell: {path} failed{line}: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{option}{path} failed{line}: {type(error).__name__}: {error}") from error
     return module
 
 

@@ -1,0 +1,1 @@
+"""Commands about one cell: its formulas and the text of its kernels."""
