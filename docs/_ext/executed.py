@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import fnmatch
 import html
 import tempfile
@@ -13,7 +12,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-from running import Block, BlockFailed, Outcome, run
+from running import Block, BlockFailed, Outcome, essence, run
 
 logger = logging.getLogger(__name__)
 
@@ -45,16 +44,12 @@ _known: dict[tuple[str, ...], list[Outcome]] = {}
 
 def _outcomes(blocks: list[Block], page: str) -> list[Outcome]:
     """The same code in another language's page is not run a second time."""
-    key = tuple(_essence(block) for block in blocks)
+    key = tuple(essence(block) for block in blocks)
     if key not in _known:
         logger.info("running the %d blocks of %s", len(blocks), page)
         with tempfile.TemporaryDirectory() as folder:
             _known[key] = run(blocks, page, Path(folder).resolve())
     return _known[key]
-
-
-def _essence(block: Block) -> str:
-    return ast.unparse(ast.parse(block.text)) if block.language == "python" else block.text
 
 
 def _printed(outcome: Outcome) -> list[nodes.Node]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import os
@@ -47,6 +48,17 @@ class BlockFailed(Exception):
 def blocks_of(markdown: str) -> list[Block]:
     """The executable blocks of a page."""
     return [Block(m[1], m[2], markdown.count("\n", 0, m.start()) + 2) for m in FENCE.finditer(markdown)]
+
+
+def essence(block: Block) -> str:
+    """The code without its comments and docstrings: equal for the same code explained in two languages."""
+    if block.language == "sh":
+        return block.text
+    tree = ast.parse(block.text)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
+            node.body[:1] = []
+    return ast.unparse(tree)
 
 
 def run(blocks: Sequence[Block], page: str, folder: Path) -> list[Outcome]:
