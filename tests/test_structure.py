@@ -25,7 +25,8 @@ ALLOWED = {
     "tutorial": set(),
     "fonts": set(),
     "typeset": {"cells", "symbolic", "fonts"},
-    "tasks": {"public", "nn", "cells", "symbolic", "codegen", "runtime", "typeset", "fonts"},
+    "inspect": {"public", "nn", "cells", "symbolic", "fonts"},
+    "tasks": {"public", "nn", "cells", "symbolic", "codegen", "runtime", "typeset", "fonts", "inspect"},
     "cli": {"tasks"},
     "__init__": set(),
 }

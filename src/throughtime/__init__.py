@@ -42,6 +42,7 @@ _HOMES = {
 _MODULES = {
     "cells": "throughtime.cells",
     "init": "throughtime.nn.initial",
+    "inspect": "throughtime.inspect",
     "runtime": "throughtime.runtime",
     "symbolic": "throughtime.symbolic",
     "tutorial": "throughtime.tutorial",
