@@ -15,6 +15,7 @@ throughtime: recurrent neural networks written as equations
   throughtime train lm [FILE|FOLDER ...]   train a language model; with no file, on Python's own library
   throughtime sample RUN                   write text with it
   throughtime eval RUN FILE ...            measure it on text
+  throughtime inspect RUN TEXT flow        draw how its error flows back; also states, gates, weights, ...
   throughtime formulas CELL                a cell's equations; --backward: the error recursions derived from them
   throughtime source CELL                  the text of its kernel
 
@@ -49,6 +50,8 @@ def _find_command(words: list[str]) -> Callable[[], None] | None:
             return lambda: _sample(rest)
         case ["eval", *rest]:
             return lambda: _evaluate(rest)
+        case ["inspect", *rest]:
+            return lambda: _inspect(rest)
         case ["formulas", *rest]:
             return lambda: _formulas(rest)
         case ["source", *rest]:
@@ -90,6 +93,17 @@ def _evaluate(words: list[str]) -> None:
     from throughtime.tasks.lm.commands import evaluate
 
     evaluate(settings)
+
+
+def _inspect(words: list[str]) -> None:
+    import tyro
+
+    from throughtime.tasks.lm.settings import InspectSettings
+
+    settings = tyro.cli(InspectSettings, args=words, prog="throughtime inspect")
+    from throughtime.tasks.lm.inspection import inspect_run
+
+    inspect_run(settings)
 
 
 def _formulas(words: list[str]) -> None:

@@ -82,6 +82,46 @@ def flow(
     return Flow(tuple(layers), float(chosen), loss_at, recordings[0].steps, lengths, vanished, exploded, unique)
 
 
+@dataclass(frozen=True)
+class Reach:
+    """How far the error of one step reaches in one layer; the numbers are those of `LayerFlow`."""
+
+    name: str
+    cell: str
+    by_lag: Tensor
+    vanished_after: int | None
+    exploded_after: int | None
+
+
+def reach(
+    model: nn.Module,
+    batch: Any,
+    *,
+    loss: Callable[[Any], Tensor] | None = None,
+    vanished: float = VANISHED,
+    exploded: float = EXPLODED,
+    **given: Any,
+) -> list[Reach]:
+    """The part of `flow` that says how far the error of the last step reaches, at the cost of one training step: for
+    watching a training. Arguments are those of `flow`; layers that run backwards in time are left out."""
+    with torch.random.fork_rng(devices=[]), differentiable(model) as parameters:
+        output, recordings = record(model, batch, given)
+        errors = _step_errors(output, recordings[0], loss)
+        found = _Passes(recordings, parameters, errors, recordings[0].real, keep=False).run("last")
+    result = []
+    first = 0
+    for number, recording in enumerate(recordings):
+        layer, lengths = recording.layer, recording.lengths
+        for level in range(layer.num_layers):
+            if not layer.runs_backwards(0):
+                own = found[number, level * layer.directions][0][layer.state_names[0]]
+                lags = _by_lag(own.norm(dim=-1).double(), lengths - 1, lengths, reverse=False)
+                ends = _first(lags < vanished), _first(lags > exploded)
+                result.append(Reach(f"layer {first + level + 1}", layer.cell.name, lags, *ends))
+        first += layer.num_layers
+    return result
+
+
 def _step_errors(output: Any, recording: Recording, loss: Callable[[Any], Tensor] | None) -> Tensor:
     """E_t of each step and sequence [T, B]."""
     if isinstance(output, tuple) and not isinstance(output, PackedSequence):
@@ -138,6 +178,8 @@ class _Passes:
     parameters: list[nn.Parameter]
     errors: Tensor
     real: Tensor
+    keep: bool = True
+    """Whether there will be another pass."""
 
     def __post_init__(self) -> None:
         self._done: dict[LossAt, Errors] = {}
@@ -145,7 +187,7 @@ class _Passes:
     def run(self, loss_at: LossAt) -> Errors:
         if loss_at not in self._done:
             chosen = torch.where(_mask(loss_at, self.real), self.errors, 0).sum()
-            torch.autograd.grad(chosen, self.parameters, retain_graph=True, allow_unused=True)
+            torch.autograd.grad(chosen, self.parameters, retain_graph=self.keep, allow_unused=True)
             self._done[loss_at] = self._collected()
         return self._done[loss_at]
 
@@ -235,4 +277,4 @@ def _first(holds: Tensor) -> int | None:
     return int(found[0]) if len(found) else None
 
 
-__all__ = ["flow"]
+__all__ = ["Reach", "flow", "reach"]

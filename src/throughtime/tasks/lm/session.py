@@ -30,6 +30,7 @@ from throughtime.tasks.lm.sampling import Choice, generate
 from throughtime.tasks.lm.schedule import Budget
 from throughtime.tasks.lm.settings import TrainSettings
 from throughtime.tasks.lm.training import Measures, fraction_used, make_optimizer, run_training
+from throughtime.tasks.lm.watching import ErrorWatch
 
 QUICK_UNITS = 100_000  # of the held-out text are read at the evaluations on the way; all of it at the end
 METRICS, SAMPLES, CURVE, RESULT = "metrics.jsonl", "samples.txt", "loss-curve.png", "result.json"
@@ -57,6 +58,8 @@ class Session:
         )
         self._training = Training(model, make_optimizer(settings.optimizer, model, settings.lr), Progress())
         self._source = _source(corpus, settings)
+        assert settings.bptt is not None
+        self._watch = ErrorWatch(model, corpus.training.ids, settings.bptt) if settings.watch else None
         self._quick = thinned(corpus.held_out, corpus.vocabulary, QUICK_UNITS, settings.by_line)
 
     def begin(self) -> None:
@@ -86,6 +89,9 @@ class Session:
     def train(self) -> None:
         """Run the loop, then tell the result; when stopped by a signal, say how to continue."""
         folder = self._run.folder
+        if self._watch is not None:
+            self._watch.look()  # compiles its kernels before the clock runs
+            self._screen.line(self._watch.line)
         self._screen.start()
         try:
             with StopRequest() as stop:
@@ -100,8 +106,12 @@ class Session:
         self._finish()
 
     def advanced(self, fraction: float, epoch: float, loss: float, units_per_second: float) -> None:
-        unit = self._settings.unit
-        self._screen.advance(fraction, f"epoch {epoch:.2f}  loss {loss:.3f}  {units_per_second:,.0f} {unit}s/s ")
+        unit, strip = self._settings.unit, ""
+        if self._watch is not None:
+            if self._watch.due and self._screen.interactive:
+                self._watch.look()
+            strip = f"error {self._watch.strip}  "
+        self._screen.advance(fraction, f"epoch {epoch:.2f}  loss {loss:.3f}  {strip}{units_per_second:,.0f} {unit}s/s ")
 
     def evaluated(self, measures: Measures, best: bool) -> None:
         folder, progress = self._run.folder, self._training.progress
@@ -109,6 +119,11 @@ class Session:
             self._run.publish(WEIGHTS, weights_bytes(self._training.model))
         self._screen.line(progress_line(measures, self._settings.unit, best))
         append_line(folder / METRICS, json.dumps(_metrics(measures)) + "\n")
+        if self._watch is not None:
+            self._watch.look()
+            self._screen.line(self._watch.line)
+            for sentence in self._watch.warnings():
+                self._screen.line(f"warning: {sentence}", "yellow")
         text = self._sample(progress.step)
         if text:
             self._screen.sample(text)

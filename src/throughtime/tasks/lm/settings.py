@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 Unit = Literal["char", "word", "byte"]
 Optimizer = Literal["sgd", "momentum", "rmsprop", "adagrad", "adam", "adamw"]
 
 # What a continued run may change; everything else is fixed by the first command.
-RESUMABLE = ("epochs", "minutes", "steps", "evaluate_every", "sample_length", "threads")
+RESUMABLE = ("epochs", "minutes", "steps", "evaluate_every", "sample_length", "threads", "watch")
 BUDGET = ("epochs", "minutes", "steps")
 
 
@@ -72,6 +72,9 @@ class TrainSettings:
     sample_length: int = 300
     """Units of sampled text after each evaluation; 0: none."""
 
+    watch: FlagCreatePairsOff[bool] = False
+    """Show how far error flows back in time, beside the loss, and warn where it vanishes or explodes."""
+
     seed: int = 1
     """Starts the initial weights, the order of the data and the dropout."""
     threads: int | None = None
@@ -104,6 +107,23 @@ class SampleSettings:
     """End before this text appears."""
     weights: Literal["best", "last"] = "best"
     """Weights of the best evaluation, or the newest."""
+
+
+@dataclass(frozen=True)
+class InspectSettings:
+    """Draw what a trained model does with a text: how error flows back, states, gates, weights and their spectrum,
+    which characters decide a prediction, and how surprised the model was."""
+
+    run: Positional[str]
+    """Folder of the run."""
+    text: Positional[str]
+    """A text, or the name of a file with one."""
+    kind: Positional[Literal["flow", "states", "gates", "weights", "spectrum", "saliency", "surprise"]]
+    """What to draw."""
+    out: Annotated[str | None, arg(metavar="FILE")] = None
+    """The picture, .png or .svg. Default: the kind, as flow.png."""
+    loss_at: str = "last"
+    """The predictions whose error flows back: last, all, or the number of a step from 0."""
 
 
 @dataclass(frozen=True)

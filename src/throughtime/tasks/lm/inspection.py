@@ -1,0 +1,175 @@
+"""`throughtime inspect`: pictures of what a trained language model does with a text."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from throughtime import inspect
+from throughtime.fonts import FontMissing
+from throughtime.inspect import pictures
+from throughtime.tasks.errors import Failure, UsageError
+from throughtime.tasks.files import write_atomic
+from throughtime.tasks.lm.model import LanguageModel
+from throughtime.tasks.lm.run import Run
+from throughtime.tasks.lm.settings import InspectSettings
+from throughtime.tasks.lm.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_UNITS = 400
+"""A picture of more steps cannot be read."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and a text of T units: at step t it has read `read[t]` and is to predict `next[t]`. `inputs`, `targets`
+    [T, 1]."""
+
+    model: LanguageModel
+    inputs: Tensor
+    targets: Tensor
+    read: list[str]
+    next: list[str]
+    name: str
+
+    @classmethod
+    def of(cls, run: Run, text: str) -> Subject:
+        """Raises UsageError for a text that is too short or too long."""
+        vocabulary = run.vocabulary()
+        ids = np.asarray(vocabulary.encode(text), dtype=np.int64)
+        if not 2 <= len(ids) <= MOST_UNITS:
+            raise UsageError(
+                f"inspect: the text has {len(ids)} {vocabulary.unit}s: a picture can show 2 to {MOST_UNITS}"
+            )
+        numbers = torch.from_numpy(np.concatenate([[vocabulary.start], ids])).unsqueeze(1)
+        spelled = ["\n", *_units(vocabulary, text, ids)]
+        settings = run.config["settings"]
+        name = f"{settings['cell'].rpartition(':')[2]} {'-'.join(map(str, settings['hidden']))}"
+        return cls(run.model().eval(), numbers[:-1], numbers[1:], spelled[:-1], spelled[1:], name)
+
+    def errors(self, features: Tensor) -> Tensor:
+        """-log p of what came next, in nats [T, B]."""
+        scores = self.model.logits(features)
+        targets = self.targets.expand(-1, scores.shape[1])
+        return torch.nn.functional.cross_entropy(scores.transpose(1, 2), targets, reduction="none")
+
+    def flow(self, loss_at: Any, jacobians: int = 1) -> inspect.Flow:
+        """The error flow of this text."""
+        return inspect.flow(self.model, self.inputs, loss_at=loss_at, loss=self.errors, jacobians=jacobians)
+
+    def surprise(self) -> np.ndarray:
+        """Bits of every unit [T]."""
+        with torch.no_grad():
+            nats = self.errors(self.model(self.inputs)[0])[:, 0]
+        return np.asarray(nats.double().numpy() / np.log(2))
+
+    def saliency(self) -> np.ndarray:
+        """|∂E_t/∂x_k · x_k| [T, T], of the error at step t (row) by what was read at step k (column).
+
+        Gradient times input; Denil et al. 2014, arXiv:1412.6815. All rows are one batch of T copies of the text, each
+        with the error of another step.
+        """
+        count = len(self.inputs)
+        words = self.inputs.expand(-1, count)
+        table = self.model.embedding
+        weight = self.model.output.weight
+        if table is None:
+            x = torch.nn.functional.one_hot(words, self.model.shape.units).to(weight.dtype)
+        else:
+            x = table(words).detach()
+        x.requires_grad_()
+        features: Tensor = x
+        for stack in self.model.recurrent:
+            features = stack(features)[0]
+        chosen = self.errors(features).diagonal().sum()  # copy t has the error of step t
+        (gradient,) = torch.autograd.grad(chosen, x)
+        return np.asarray((gradient * x).sum(-1).abs().detach().double().numpy().T)
+
+
+def _units(vocabulary: Vocabulary, text: str, ids: np.ndarray) -> list[str]:
+    """What each number stands for, as it is shown; unknown units as they are in the text."""
+    if vocabulary.unit == "byte":
+        return [chr(i) if 32 <= i < 127 or i == 10 else f"{i:02x}" for i in ids.tolist()]
+    return vocabulary.split(text)
+
+
+def inspect_run(settings: InspectSettings) -> None:
+    """Draws one picture into a file and says in words what it shows."""
+    run = Run.open(Path(settings.run))
+    subject = Subject.of(run, _text(settings.text))
+    out = Path(settings.out or f"{settings.kind}.png")
+    if out.suffix not in (".png", ".svg"):
+        raise UsageError(f"--out {out}: give a file that ends in .png or .svg")
+    loss_at = _loss_at(settings.loss_at, len(subject.inputs))
+    try:
+        figure = _figure(settings.kind, subject, loss_at)
+    except FontMissing as error:
+        raise Failure(str(error)) from error
+    import io
+
+    content = io.BytesIO()
+    figure.savefig(content, format=out.suffix[1:])
+    write_atomic(out, content.getvalue())
+    print(out)
+
+
+def _text(given: str) -> str:
+    """The text, or that of a file if there is one of this name."""
+    if len(given) < 200 and Path(given).is_file():
+        return Path(given).read_text(encoding="utf-8")
+    return os.fsencode(given).decode("utf-8", "replace")
+
+
+def _loss_at(given: str, steps: int) -> str | int:
+    if given in ("last", "all"):
+        return given
+    if not given.isdigit() or int(given) >= steps:
+        raise UsageError(f"--loss-at {given}: give last, all, or the number of a step from 0 to {steps - 1}")
+    return int(given)
+
+
+def _figure(kind: str, subject: Subject, loss_at: Any) -> Figure:
+    if kind == "surprise":
+        return pictures.draw_surprise(subject.surprise(), subject.next, f"{subject.name}: how surprised it was")
+    if kind == "saliency":
+        title = f"{subject.name}: which of the characters read decide each prediction"
+        return pictures.draw_saliency(subject.saliency(), subject.read, subject.next, title)
+    if kind == "weights":
+        return pictures.draw_weights(_matrices(subject.model), f"{subject.name}: the matrices of the recurrent layers")
+    flow = subject.flow(loss_at, jacobians=int(kind == "flow"))
+    if kind == "flow":
+        print(flow)
+        where = {"last": f"of the last prediction, {subject.next[-1]!r},", "all": "of all predictions"}
+        which = where.get(str(loss_at), f"of the prediction {subject.next[int(loss_at)]!r} at step {loss_at}"
+                          if isinstance(loss_at, int) else "")  # fmt: skip
+        return pictures.draw_flow(flow, subject.read, f"{subject.name}: how the error {which} flows back")
+    if kind == "states":
+        return pictures.draw_states(flow, subject.read, f"{subject.name}: the states over time")
+    if kind == "gates":
+        return pictures.draw_gates(flow, subject.read, f"{subject.name}: gates over time, and how often they are stuck")
+    return pictures.draw_spectrum(flow, f"{subject.name}: eigenvalues of the recurrent matrices, and the unit circle")
+
+
+def _matrices(model: LanguageModel) -> dict[str, dict[str, np.ndarray]]:
+    """Layer -> "weight_hh r" -> numbers, for every block of rows of every matrix."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for stack in model.recurrent:
+        for level in range(stack.num_layers):  # type: ignore[arg-type]
+            own = stack.own_parameters(level, 0)  # type: ignore[operator]
+            blocks: dict[str, np.ndarray] = {}
+            for spec in stack.derived.layout.parameters:  # type: ignore[union-attr]
+                if spec.columns is not None:
+                    sizes = stack.sizes(level)  # type: ignore[operator]
+                    parts = own[spec.name].detach().split([int(sizes.get(w, w)) for _, w in spec.rows])
+                    names = [n for n, _ in spec.rows]
+                    blocks |= {f"{spec.name} {n}": p.double().numpy() for n, p in zip(names, parts, strict=True)}
+            found[f"layer {len(found) + 1}"] = blocks
+    return found
