@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from throughtime.inspect.flow import flow
 from throughtime.inspect.results import LayerFlow
 
-LIMIT = 300
-"""Most steps of a page: it holds T² numbers of each layer, and T · width of each of its values."""
+LIMIT = 120
+"""Most steps T of a page: T copies of the sequence are run at once, with all their values and errors kept."""
 DIGITS = 4
 
 Lang = Literal["en", "zh"]
@@ -38,7 +38,8 @@ def page_data(
         model: as for `flow`; it must read several sequences at once.
         batch: one sequence, [T, 1] word numbers or [T, 1, I].
         labels: T texts, one for each step; characters, say.
-        loss: from the model's output to the error of each step [T, B], for any number B of copies of the sequence.
+        loss: from the model's output (the first, where it returns a tuple) to the error of each step [T, B], for any
+            number B of copies of the sequence.
             None: E_t = ½ ‖output_t‖².
         title, lang: of the page.
         notes: T texts, what to say about each step; what the model expected there, say.
@@ -57,7 +58,7 @@ def page_data(
         raise ValueError(f"a page shows one sequence, [T, 1, ...], got the shape {tuple(batch.shape)}")
     if len(labels) != steps or (notes and len(notes) != steps):
         raise ValueError(f"a page of {steps} steps needs {steps} labels and notes, got {len(labels)} and {len(notes)}")
-    errors = loss or (lambda output: (output[0] if isinstance(output, tuple) else output).square().sum(-1) / 2)
+    errors = loss or (lambda output: output.square().sum(-1) / 2)
     whole = flow(model, batch, loss_at="all", loss=errors, jacobians=0, **given)
     # T copies of the sequence, of which copy k has the error of step k alone: one pass for all of them.
     copies = batch.expand(steps, steps, *batch.shape[2:])
@@ -74,17 +75,23 @@ def page_data(
     }
 
 
-def write_page(data: dict[str, Any], path: str | Path) -> None:
-    """Writes the page: one file that needs no other and no network. `data`: see `page_data`."""
+def page(data: dict[str, Any]) -> str:
+    """The page as HTML that needs no other file and no network. `data`: see `page_data`."""
     template = resources.files("throughtime.inspect").joinpath("page.html").read_text(encoding="utf-8")
     # Inside a script element only "</" and "<!--" could end the text.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    Path(path).write_text(template.replace("{{data}}", text), encoding="utf-8")
+    return template.replace("{{data}}", text)
+
+
+def write_page(data: dict[str, Any], path: str | Path) -> None:
+    """Writes the page into a file."""
+    Path(path).write_text(page(data), encoding="utf-8")
 
 
 def _losses(model: nn.Module, batch: Tensor, loss: Callable[[Any], Tensor], given: dict[str, Any]) -> Tensor:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        return loss(model(batch, **given))[:, 0]
+        output = model(batch, **given)
+        return loss(output[0] if isinstance(output, tuple) else output)[:, 0]
 
 
 def _layer(whole: LayerFlow, each: LayerFlow) -> dict[str, Any]:
@@ -112,4 +119,4 @@ def _rounded(value: Tensor) -> Any:
     return short(value.detach().double().nan_to_num(0, 0, 0).tolist())
 
 
-__all__ = ["LIMIT", "page_data", "write_page"]
+__all__ = ["LIMIT", "page", "page_data", "write_page"]
