@@ -152,7 +152,7 @@ def _write_page(subject: Subject, out: Path) -> None:
 
 def _text(given: str) -> str:
     """The text, or that of a file if there is one of this name."""
-    if len(given) < 200 and Path(given).is_file():
+    if os.path.isfile(given):  # which a text too long for a name is not, either
         return Path(given).read_text(encoding="utf-8")
     return os.fsencode(given).decode("utf-8", "replace")
 
