@@ -242,7 +242,9 @@ def test_the_command_writes_the_page_of_a_run(tmp_path: Path, monkeypatch: pytes
     shown = json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL)[1])
     assert shown["labels"] == ["\n", *"柳树先绿"]
     assert [one["level"] for one in shown["layers"]] == [0, 1]
-    assert all(re.fullmatch(r"'.' \d+%; '.+' \d+%, '.+' \d+%, '.+' \d+%", note) for note in shown["notes"])
+    assert all(
+        re.fullmatch(r"p\('.'\) = \d+%; max p: '.+' \d+%, '.+' \d+%, '.+' \d+%", note) for note in shown["notes"]
+    )
     assert main(["inspect", "run", "柳" * (LIMIT + 1), "page"]) == 2
     assert f"give at most {LIMIT}" in capsys.readouterr().err
     assert main(["inspect", "run", "柳树", "page", "--out", "a.png"]) == 2

@@ -82,7 +82,7 @@ class Subject:
         for t, came in enumerate(self.targets[:, 0].tolist()):
             likely = zip(best.indices[t].tolist(), best.values[t].tolist(), strict=True)
             parts = [f"{self.vocabulary.decode([i])!r} {p:.0%}" for i, p in likely]
-            told.append(f"{self.next[t]!r} {scores[t, came]:.0%}; {', '.join(parts)}")
+            told.append(f"p({self.next[t]!r}) = {scores[t, came]:.0%}; max p: {', '.join(parts)}")
         return told
 
     def saliency(self) -> np.ndarray:
