@@ -62,6 +62,11 @@ def test_the_nonlinearity(nonlinearity):
     assert tt.convert(tt.convert(layer), to="torch").nonlinearity == nonlinearity
 
 
+def test_a_width_for_each_layer_is_kept():
+    (kept,) = tt.convert(tt.GRU(3, [5, 4], 2), to="torch", report=True).kept
+    assert kept.result == "torch.nn.GRU has no hidden_size=(5, 4)"
+
+
 def test_a_projected_state():
     layer = nn.LSTM(3, 5, 2, proj_size=2, bidirectional=True, dtype=torch.float64)
     twin, x = copy.deepcopy(layer), torch.randn(4, 2, 3, dtype=torch.float64)
@@ -323,6 +328,11 @@ class OwnRecurrent(tt.Recurrent):
         (lambda: tt.RNN(3, 5, nonlinearity="elu"), "torch.nn.RNN has no nonlinearity='elu'"),
         (lambda: tt.GRU(3, 5, learn_initial_state=True), "torch.nn.GRU has no learn_initial_state=True"),
         (lambda: tt.GRU(3, 6, heads=2), "torch.nn.GRU has no heads=2"),
+        (lambda: tt.RNN(3, 5, zoneout=0.1, layer_norm=True), "torch.nn.RNN has no layer_norm, zoneout"),
+        (lambda: tt.LSTMCell(3, 5, state_clip=1.0), "torch.nn.LSTMCell has no state_clip"),
+        (lambda: tt.GRU(3, 5, activation="relu"), "torch.nn.GRU has no activation='relu'"),
+        (lambda: tt.GRU(3, 5, num_layers=2, connections="dense"), "torch.nn.GRU has no connections='dense'"),
+        (lambda: tt.Recurrent(tt.cells.MinimalGatedUnit(), 3, 5, zoneout=0.1), "torch.nn has no MinimalGatedUnit"),
         (lambda: OwnRecurrent(tt.cells.GRU(), 3, 5), "it is a class of its own, whose methods would be lost"),
     ],
 )  # fmt: skip

@@ -127,9 +127,11 @@ def test_misuse_of_input(name):
     ours, theirs = pair(name, 3, 5)
     for x in (torch.zeros(4, 2, 3).double(), torch.zeros(4, 2, 7), torch.zeros(0, 2, 3), torch.zeros(4, 2, 3).half()):
         assert answer(lambda x=x: ours(x)) == answer(lambda x=x: theirs(x))
-    assert (
-        answer(lambda: ours(torch.zeros(4, 2, 3).long()))[0] is answer(lambda: theirs(torch.zeros(1, 2, 3).long()))[0]
-    )
+    for x in (torch.zeros(3), torch.zeros(1, 4, 2, 3)):
+        assert answer(lambda x=x: ours(x)) == answer(lambda x=x: theirs(x))
+    for kind in (torch.int64, torch.bool, torch.complex64):
+        found, expected = (answer(lambda m=m, kind=kind: m(torch.zeros(4, 2, 3).to(kind))) for m in (ours, theirs))
+        assert found[0] is expected[0] and found[1].split(", or ")[0] == expected[1].split(", or ")[0]
 
 
 # ---- projection -----------------------------------------------------------------------------------
@@ -251,6 +253,45 @@ def test_weights_that_are_replaced():
     del layer.weight_hh_l0
     layer.weight_hh_l0 = new.detach() * 2
     assert torch.equal(layer(x)[0], before)
+
+
+def test_a_layer_of_which_a_weight_is_missing_moves():
+    """As when a weight is taken off, and put back computed from others."""
+    layer = tt.LSTM(3, 5)
+    x = torch.randn(4, 2, 3)
+    expected = layer(x)[0]
+    weight = layer.weight_hh_l0
+    del layer.weight_hh_l0
+    assert not hasattr(layer, "weight_hh_l0")
+    layer.double().float()
+    layer.weight_hh_l0 = weight
+    assert torch.equal(layer(x)[0], expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_layer_of_other_dropout_afterwards(name):
+    found = []
+    for layer in pair(name, 3, 5, 2, dtype=torch.float64):
+        layer.dropout = 0.5
+        torch.manual_seed(2)
+        found.append(layer(torch.ones(4, 2, 3, dtype=torch.float64))[0])
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tied_weights(name):
+    """One parameter in both directions: its gradient is the sum, and it is one after a step and a copy."""
+    found = []
+    for layer in pair(name, 3, 5, bidirectional=True, dtype=torch.float64):
+        layer.weight_hh_l0_reverse = layer.weight_hh_l0
+        output, _ = layer(torch.ones(4, 2, 3, dtype=torch.float64))
+        output.sin().sum().backward()
+        torch.optim.SGD(layer.parameters(), lr=0.1).step()
+        twin = copy.deepcopy(layer)
+        assert twin.weight_hh_l0_reverse is twin.weight_hh_l0
+        found.append([output, *(p.grad for p in layer.parameters()), twin(torch.ones(4, 2, 3).double())[0]])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
 
 
 def test_lengths_and_packed_together():

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,12 +83,21 @@ def given(sample):
     return [leaf(a) for a in sample.forward_input.args], leaves
 
 
+def widened(sample):
+    """The same input in float64."""
+    wide = copy.deepcopy(sample)
+    wide.forward_input.args = torch.utils._pytree.tree_map_only(
+        torch.Tensor, lambda t: t.detach().double() if t.is_floating_point() else t, sample.forward_input.args
+    )
+    return wide
+
+
 def results(module, sample):
     args, leaves = given(sample)
     found = tensors(module(*args))
     generator = torch.Generator().manual_seed(11)
     real = [f for f in found if f.is_floating_point()]
-    errors = [torch.randn(f.shape, generator=generator, dtype=f.dtype) for f in real]
+    errors = [torch.randn(f.shape, generator=generator).to(f.dtype) for f in real]
     return found, torch.autograd.grad(real, [*leaves, *module.parameters()], errors)
 
 
@@ -102,11 +114,14 @@ def test_forward_and_gradients(name, number, dtype, training):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
         expected = results(theirs, sample)
+        exact = expected if dtype == torch.float64 else results(theirs.double(), widened(sample))
     found = results(ours, sample)
     tolerance = TOLERANCE[dtype]
-    for own, other in zip(found, expected, strict=True):
-        for a, b in zip(own, other, strict=True):
-            assert error(a.double(), b.double()) <= tolerance
+    for parts in zip(found, expected, exact, strict=True):
+        for a, b, truth in zip(*parts, strict=True):
+            # Where terms cancel, torch.nn's own float32 is off by more.
+            allowed = max(tolerance, 4 * error(b.double(), truth.double()))
+            assert error(a.double(), truth.double()) <= allowed
     if sample.reference_fn is not None and not isinstance(sample.forward_input.args[0], PackedSequence):
         args, _ = given(sample)
         reference = sample.reference_fn(ours, *args)
@@ -175,3 +190,31 @@ def test_error_inputs(name, number, dtype):
         module = cls(*arguments.args, **({"dtype": dtype} | arguments.kwargs))
         with pytest.raises(expected.error_type, match=expected.error_regex):
             module(*sample.forward_input.args, **sample.forward_input.kwargs)
+
+
+SUITE = """
+import torch
+from torch.nn import GRU
+from torch.testing._internal.common_modules import module_db
+
+def test_names():
+    assert torch.nn.modules.rnn.GRU is torch.nn.GRU is GRU and GRU.__module__ == "throughtime.nn.dropins"
+
+def test_table():
+    names = [i.module_cls.__name__ for i in module_db if i.module_cls.__module__.startswith("throughtime.")]
+    assert sorted(names) == ["GRU", "GRUCell", "LSTM", "LSTMCell", "RNN", "RNNCell"]
+
+def test_what_fails_is_said():
+    assert not issubclass(GRU, torch.nn.RNNBase)
+"""
+
+
+def test_the_script_that_runs_torchs_own_files(tmp_path):
+    """It puts our classes wherever a file of torch's finds its own, and its exit status is pytest's."""
+    (tmp_path / "test_suite.py").write_text(SUITE, encoding="utf-8")
+    script = Path(__file__).with_name("peers.py")
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "1 failed, 2 passed" in done.stdout
+    empty = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert empty.returncode == 1 and "python tests/peers.py PATH/TO/pytorch/test/test_modules.py" in empty.stderr

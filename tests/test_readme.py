@@ -61,7 +61,7 @@ def test_python_block_runs(number: int, folder: Path, monkeypatch: pytest.Monkey
         found: dict[str, Any] = runpy.run_path(str(block))
     finally:
         sys.modules.pop("mgu", None)
-    if "loss" in found:
+    if "torch.randint(8" in PYTHON[number]:
         assert found["loss"].item() < 0.5 * math.log(8), "the example has not learned its task"
 
 

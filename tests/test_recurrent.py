@@ -140,8 +140,8 @@ def misuses():
     """What is given to a layer of 3 inputs and 5 units, and the sentence that answers it (None: torch's own)."""
     x = torch.zeros(4, 2, 3)
     return {
-        "rank 1": ((torch.zeros(3),), {}, "RNN: Expected input to be 2D or 3D, got 1D instead"),
-        "rank 4": ((torch.zeros(1, 1, 1, 3),), {}, "RNN: Expected input to be 2D or 3D, got 4D instead"),
+        "rank 1": ((torch.zeros(3),), {}, "RNN: Expected input to be 2D or 3D, got 1D tensor instead"),
+        "rank 4": ((torch.zeros(1, 1, 1, 3),), {}, "RNN: Expected input to be 2D or 3D, got 4D tensor instead"),
         "width": ((torch.zeros(4, 2, 9),), {}, "input.size(-1) must be equal to input_size. Expected 3, got 9"),
         "dtype": ((x.double(),), {}, "RNN input dtype (torch.float64) does not match weight dtype (torch.float32). Convert input: input.to(torch.float32), or convert model: model.to(torch.float64)"),
         "no steps": ((x[:0],), {}, "Expected sequence length to be larger than 0 in RNN"),
@@ -164,7 +164,8 @@ def test_misuse_as_torch_answers_it(what):
 OWN = {
     "a list": (lambda r, x: r([[1.0]]), TypeError, "RNN expects a tensor as input, got list"),
     "a state in a tuple of two": (lambda r, x: r(x, (x, x)), TypeError, "Elman expects its state as one tensor (h)"),
-    "bool input": (lambda r, x: r(x > 0), ValueError, "input must hold floating-point numbers, or int64 word numbers"),
+    "bool input": (lambda r, x: r(x > 0), ValueError, "RNN input dtype (torch.bool) does not match weight dtype (torch.float32). Convert input: input.to(torch.float32), or give word numbers: int64 [T, B]"),
+    "complex weights": (lambda r, x: tt.RNN(3, 5, dtype=torch.complex64)(x), ValueError, "the layer's weights are torch.complex64: a recurrence is computed in floating-point numbers"),
     "state dtype": (lambda r, x: r(x, torch.zeros(1, 2, 5).double()), RuntimeError, "the state h has dtype torch.float64"),
     "too long": (lambda r, x: r(x, lengths=[5, 1]), ValueError, "lengths must lie in [0, 4], the time steps given, got 1 to 5"),
     "negative": (lambda r, x: r(x, lengths=[-1, 1]), ValueError, "lengths must lie in [0, 4], the time steps given, got -1 to 1"),

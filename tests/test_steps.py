@@ -68,6 +68,18 @@ def test_numbers(name, bias, shape, with_state):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_no_units(name):
+    """As torch.nn allows it for single steps alone."""
+    found = []
+    for cell in pair(name, 3, 0, dtype=torch.float64):
+        x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+        values = tree_leaves(cell(x, states(name, 2, 0)))
+        sum(v.sum() for v in values).backward()
+        found.append([v.shape for v in values] + [p.grad.shape for p in cell.parameters()] + [x.grad.tolist()])
+    assert found[0] == found[1]
+
+
 def test_relu_and_others():
     ours, theirs = pair("RNNCell", 3, 5, True, "relu")
     x = torch.randn(2, 3)
@@ -130,6 +142,30 @@ def test_any_cell_step_by_step_as_the_layer(name, backend):
             torch.testing.assert_close(tree_leaves(state)[0], output[t], rtol=1e-12, atol=1e-13)
         for a, b in zip(tree_leaves(state), tree_leaves(end), strict=True):
             torch.testing.assert_close(a, b[0], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM"])
+def test_options_step_by_step_as_the_layer(name):
+    options = {"layer_norm": ("maps", "states"), "state_clip": 0.4, "gradient_clip": 0.1, "zoneout": 0.2}
+    layer = getattr(tt, name)(3, 5, dtype=torch.float64, **options).eval()
+    step = getattr(tt, name + "Cell")(3, 5, dtype=torch.float64, **options).eval()
+    step.load_state_dict({n.removesuffix("_l0"): p for n, p in layer.state_dict().items()})
+    assert repr(step).endswith("zoneout=0.2, state_clip=0.4, gradient_clip=0.1)")
+    xs = torch.randn(4, 2, 3, dtype=torch.float64)
+    state, found = None, []
+    for x in xs:
+        state = step(x, state)
+        found.append(tree_leaves(state)[0])
+    output, _ = layer(xs)
+    error = torch.randn_like(output)
+    torch.testing.assert_close(torch.stack(found), output, rtol=1e-12, atol=1e-13)
+    gradients = (
+        torch.autograd.grad(o, list(m.parameters()), error) for o, m in ((torch.stack(found), step), (output, layer))
+    )
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+    with pytest.raises(TypeError, match="got an unexpected keyword argument 'num_layers': the options of a cell are"):
+        getattr(tt, name + "Cell")(3, 5, num_layers=2)
 
 
 def test_no_sequences_and_own_misuse():

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import cache
 from importlib import resources
 
 from throughtime.codegen.phases import Phase, Product, Schedule, schedule
 from throughtime.codegen.printer import Printer
+from throughtime.codegen.reserved import WORDS_OF_CPP
 from throughtime.symbolic.graph import Node, Width
 from throughtime.symbolic.program import Recurrence, without_marks
 
-SKELETONS = ("lanes.h", "functions.h", "product.h", "call.h", "at.h", "pack.h", "recurrence.h")
+SKELETONS = (
+    "lanes.h",
+    "functions.h",
+    "product.h",
+    "call.h",
+    "at.h",
+    "pack.h",
+    "team.h",
+    "recurrence.h",
+    "matmul.h",
+    "session.h",
+)
 SCALARS = {"float32": "float", "float64": "double"}
 
 
@@ -35,8 +48,23 @@ def widths(recurrence: Recurrence) -> tuple[Width, ...]:
 
 def kernel_source(recurrence: Recurrence, dtype: str) -> str:
     """The C++ text of a recurrence for "float32" or "float64"; the same byte for byte in every process."""
+    return _text(recurrence, f"TT_ENTRY(Cell, {SCALARS[dtype]})", "recurrence.h")
+
+
+def session_source(recurrence: Recurrence, dtype: str) -> str:
+    """The same for a session: see session.h."""
+    return _text(recurrence, f"TT_SESSION(Cell, {SCALARS[dtype]})", "session.h")
+
+
+def _text(recurrence: Recurrence, entry: str, skeleton: str) -> str:
     computed = without_marks(recurrence)
-    return _Source(computed, schedule(computed)).text(dtype)
+    return _Source(computed, schedule(computed)).text(entry, skeleton)
+
+
+@cache
+def products_source(dtype: str) -> str:
+    """The C++ text of the products of whole matrices for "float32" or "float64"."""
+    return f'// Products of whole matrices.\n#include "matmul.h"\n\nTT_PRODUCTS({SCALARS[dtype]})\n'
 
 
 class _Source:
@@ -48,9 +76,9 @@ class _Source:
         self.buffers = {n.index: len(self.carries) + k for k, n in enumerate(plan.buffers)}
         self.names = _names(recurrence)
 
-    def text(self, dtype: str) -> str:
+    def text(self, entry: str, skeleton: str) -> str:
         r = self.recurrence
-        lines = [f"// {r.name}: one time step, derived from its equation.", '#include "recurrence.h"', ""]
+        lines = [f"// {r.name}: one time step, derived from its equation.", f'#include "{skeleton}"', ""]
         lines += ["template <class T>", "struct Cell {", "  using V = tt::Vec<T>;"]
         lines += [f"  static constexpr int widths = {len(self.widths)};  // " + ", ".join(map(str, self.widths))]
         carries = [(self.names[c.seen.index], c.seen) for c in r.carries]
@@ -70,7 +98,7 @@ class _Source:
             lines += ["", *self._phase(k, phase)]
         all_phases = ", ".join(f"Phase{k}" for k in range(len(self.plan.phases)))
         lines += [f"  using Phases = tt::Sequence<{all_phases}>;", "};", ""]
-        lines += [f"TT_ENTRY(Cell, {SCALARS[dtype]})", ""]
+        lines += [entry, ""]
         return "\n".join(line.rstrip() for line in lines)
 
     def _table(self, kind: str, comment: str, rows: list[tuple[str, Node]]) -> list[str]:
@@ -182,93 +210,11 @@ def _identifier(name: str) -> str:
 
 def _is_taken(name: str) -> bool:
     """Whether the name means something to the compiler, its headers or the text around it."""
-    if name in _WORDS_OF_CPP or name in ("at", "T", "V"):
+    if name in WORDS_OF_CPP or name in ("at", "T", "V"):
         return True
     if name.startswith(("_", "carry_", "buffer_", "read_", "write_", "sum_")):
         return True
     return len(name) > 1 and name.isupper()  # likely to be a macro
-
-
-_WORDS_OF_CPP = frozenset(
-    [
-        "alignas",
-        "alignof",
-        "and_eq",
-        "asm",
-        "auto",
-        "bitand",
-        "bitor",
-        "bool",
-        "case",
-        "catch",
-        "char",
-        "char16_t",
-        "char32_t",
-        "compl",
-        "const",
-        "const_cast",
-        "constexpr",
-        "decltype",
-        "default",
-        "delete",
-        "do",
-        "double",
-        "dynamic_cast",
-        "enum",
-        "errno",
-        "explicit",
-        "export",
-        "extern",
-        "false",
-        "float",
-        "friend",
-        "goto",
-        "inline",
-        "int",
-        "linux",
-        "long",
-        "mutable",
-        "namespace",
-        "new",
-        "noexcept",
-        "not_eq",
-        "nullptr",
-        "operator",
-        "or_eq",
-        "private",
-        "protected",
-        "public",
-        "register",
-        "reinterpret_cast",
-        "short",
-        "signed",
-        "sizeof",
-        "static",
-        "static_assert",
-        "static_cast",
-        "struct",
-        "switch",
-        "template",
-        "this",
-        "thread_local",
-        "throw",
-        "true",
-        "typedef",
-        "typeid",
-        "typename",
-        "typeof",
-        "union",
-        "unix",
-        "unsigned",
-        "using",
-        "virtual",
-        "void",
-        "volatile",
-        "wchar_t",
-        "xor",
-        "xor_eq",
-    ]
-)
 
 
 def _names(recurrence: Recurrence) -> dict[int, str]:

@@ -50,6 +50,14 @@ class Kind:
             )
         return found
 
+    @cached_property
+    def net_slots(self) -> list[int]:
+        """Where each direction's read "net" stands among the operands."""
+        program = self.program
+        first = 2 + len(program.joint) + len(program.recurrence.carries)
+        each = len(program.own) + self.parameters
+        return [first + d * each + program.own.index("net") for d in range(len(self.reverse))]
+
     def seeds(self, number: int) -> list[int]:
         """Of a call's seed, each group's own."""
         return [direction_seed(number, stream + 2 * head) for stream in self.streams for head in range(self.heads)]
@@ -183,12 +191,16 @@ def sort_results(plan: Plan, values: Sequence[Tensor | None]) -> Results:
 def launch(job: Job, values: Sequence[Tensor | None]) -> list[Tensor]:
     """Runs the kernel on tensors that hold numbers; tensors that only stand for numbers go through the operator that
     torch.compile and torch.export know."""
-    like = next(v for v in values[2:] if v is not None)
-    if like.is_meta or torch._C._len_torch_dispatch_stack():
+    if not holds_numbers(next(v for v in values[2:] if v is not None)):
         from throughtime.nn.registered import launch_registered
 
         return launch_registered(job, values)
     return launch_kernel(job, values)
+
+
+def holds_numbers(tensor: Tensor) -> bool:
+    """Whether the tensor can be read now, and nobody wants to see which operators are called."""
+    return not (tensor.is_meta or torch._C._len_torch_dispatch_stack())
 
 
 def launch_kernel(job: Job, values: Sequence[Tensor | None]) -> list[Tensor]:

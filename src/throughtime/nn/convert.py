@@ -17,9 +17,13 @@ from throughtime.nn import dropins, steps
 from throughtime.nn.kernels import DTYPES
 from throughtime.nn.precision import NARROW
 from throughtime.nn.recurrent import Recurrent
+from throughtime.symbolic.language import Cell
+from throughtime.symbolic.options import Variant
 
 LAYERS = ("RNN", "GRU", "LSTM")
 STEPS = ("RNNCell", "GRUCell", "LSTMCell")
+NO_NUMBER = ("training", "derived", "options", "recompute", "backend")
+"""Attributes of a layer that say nothing about its numbers, or nothing that `cell` does not say."""
 OURS = {name: getattr(dropins, name) for name in LAYERS} | {name: getattr(steps, name) for name in STEPS}
 
 
@@ -179,21 +183,33 @@ def _why_not_replaceable(module: nn.Module, fresh: nn.Module) -> str | None:
 
 
 def _why_not_torchs(module: nn.Module) -> str | None:
-    """Why torch.nn has no layer that gives the same numbers, or None."""
+    """Why torch.nn has no layer that can take the module's place, or None."""
     assert isinstance(module, Recurrent)
     if _type(module) not in (Recurrent, steps.RecurrentCell, *OURS.values()):
         return "it is a class of its own, whose methods would be lost"
+    twin = torch_twin(module)
+    return twin if isinstance(twin, str) else _why_not_replaceable(module, _ours_like(twin, "meta"))
+
+
+def torch_twin(module: Recurrent) -> nn.Module | str:
+    """torch.nn's layer that computes the same from the same weights, on the meta device; or why there is none."""
     name = kind_of(module)
-    if type(module.cell) not in (cells.Elman, cells.GRU, cells.LSTM):
+    cell = _without_options(module)
+    if type(cell) not in (cells.Elman, cells.GRU, cells.LSTM):
         return f"torch.nn has no {name}"
-    usual = _ours_like(_torchs_like(module, "meta"), "meta")
+    if cell is not module.cell:
+        return f"torch.nn.{name} has no {', '.join(module.options.given())}"
+    if not module.uniform:
+        return f"torch.nn.{name} has no hidden_size={module.hidden_size!r}"
+    twin = _torchs_like(module, "meta").train(module.training)
+    usual = _ours_like(twin, "meta")
     for key, value in vars(usual).items():
         own = getattr(module, key, value)
-        if not key.startswith("_") and key not in ("training", "derived", "recompute", "backend") and own != value:
+        if not key.startswith("_") and key not in NO_NUMBER and own != value:
             if key == "cell":  # frozen data: name the field that differs
                 key, own = next((k, v) for k, v in vars(own).items() if v != getattr(value, k))
             return f"torch.nn.{name} has no {key}={own!r}"
-    return _why_not_replaceable(module, usual)
+    return twin
 
 
 # ---- the twins
@@ -202,9 +218,14 @@ def _why_not_torchs(module: nn.Module) -> str | None:
 def kind_of(module: nn.Module) -> str:
     """The name that torch.nn has for a layer."""
     if isinstance(module, Recurrent):
-        name = {cells.Elman: "RNN", cells.GRU: "GRU", cells.LSTM: "LSTM"}.get(type(module.cell), module.cell.name)
+        cell = _without_options(module)
+        name = {cells.Elman: "RNN", cells.GRU: "GRU", cells.LSTM: "LSTM"}.get(type(cell), cell.name)
         return name + "Cell" if isinstance(module, steps.RecurrentCell) else name
     return _type(module).__name__
+
+
+def _without_options(module: Recurrent) -> Cell:
+    return module.cell.cell if isinstance(module.cell, Variant) else module.cell
 
 
 def _parametrizations(module: nn.Module) -> dict[str, nn.Module]:

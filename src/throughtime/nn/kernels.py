@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from array import array
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from throughtime import runtime
@@ -41,10 +42,15 @@ def column_blocks(blocks: Sequence[Read | Write | Sum], sizes: Sizes) -> dict[st
 MAIN = "kernel.cpp"
 
 
+def library(text: str, name: str) -> ctypes.CDLL:
+    """The library made from this text."""
+    return runtime.load(runtime.build(name, {**skeletons(), MAIN: text}, MAIN).path)
+
+
 @cache
-def _compiled(text: str, name: str) -> Callable[[int], int]:
-    built = runtime.build(name, {**skeletons(), MAIN: text}, MAIN)
-    function = runtime.load(built.path).tt_run
+def compiled(text: str, name: str) -> Callable[[int], int]:
+    """The entry point of the library made from this text, a function of the address of its numbers."""
+    function = library(text, name).tt_run
     function.argtypes = [ctypes.c_void_p]
     function.restype = ctypes.c_int
     return function
@@ -82,6 +88,7 @@ class Kernel:
         self._text = kernel_source(recurrence, DTYPES[dtype])
         self._function: Callable[[int], int] | None = None
         self._parallel = 0
+        self._templates: dict[object, _Template] = {}
 
     def library(self) -> Path | None:
         """The compiled library, if the cache has it; compiles nothing."""
@@ -91,7 +98,7 @@ class Kernel:
         """Compiles now what the first call would compile."""
         if self._function is None:
             self._parallel = runtime.parallel_address()
-            self._function = _compiled(self._text, self.recurrence.name)
+            self._function = compiled(self._text, self.recurrence.name)
 
     def __call__(
         self,
@@ -117,43 +124,91 @@ class Kernel:
         if self._function is None:
             self.compile()
         times = max(samples, 1)
-        words = [steps, rows, times * len(groups), torch.get_num_threads(), origin, self._parallel, *numbers]
-        size = self._bytes
-        # Of each tensor: where it lies, its strides, and the bytes from one sample to the next.
-        found: list[tuple[int, Sequence[int], int] | None] = []
-        for t, own in zip(tensors, sampled, strict=True):
-            if t is None:
-                found.append(None)
-            elif own:
-                found.append((t.data_ptr(), t.stride()[1:], t.stride(0) * size))
-            else:
-                found.append((t.data_ptr(), t.stride(), 0))
-        lengths_at = 0 if lengths is None else lengths.data_ptr()
-        lengths_step = 0 if lengths is None or lengths.dim() == 1 else lengths.stride(0) * lengths.itemsize
-        for sample in range(times):
-            for g, places in enumerate(groups):
-                seed = seeds[(sample * len(groups) + g) % len(seeds)] if seeds else 0
-                words += (reverse[g], seed, lengths_at + sample * lengths_step)
-                for slot, kind, offset, number in places:
-                    entry = found[slot]
-                    if entry is None:  # a carry that starts from zero
-                        words += (0, 0)
-                        continue
-                    address, strides, sample_step = entry
-                    address += sample * sample_step + offset
-                    if kind == TIME:
-                        words += (address, strides[0], strides[1])
-                    elif kind == CARRY:
-                        words += (address + number * strides[0] * size, strides[1])
-                    elif kind == MATRIX:
-                        words += (address + number * strides[0] * size, strides[0], strides[1])
-                    elif kind == SUM:
-                        words += (address, strides[0])
-                    else:
-                        words += (address, 0, strides[0] if kind == ROW else 0)
-        packed = array("q", words)
-        if self._function(packed.buffer_info()[0]):  # type: ignore[misc]
+        threads = torch.get_num_threads()
+        layout = tuple([None if t is None else t.stride() for t in tensors])
+        key = layout, tuple(sampled), steps, rows, origin, samples, threads, id(groups), lengths is None
+        template = self._templates.get(key)
+        if template is None:
+            if len(self._templates) >= _MOST_TEMPLATES:
+                self._templates.clear()
+            front = [steps, rows, times * len(groups), threads, origin, self._parallel, *numbers]
+            template = _template(front, layout, sampled, groups, reverse, times, self._bytes)
+            self._templates[key] = template
+        words = template.numbers.copy()
+        addresses = np.array([0 if t is None else t.data_ptr() for t in tensors], dtype=np.int64)
+        words[template.places] += addresses[template.slots]
+        if seeds:
+            words[template.seeds] = [seeds[g % len(seeds)] for g in range(len(template.seeds))]
+        if lengths is not None:
+            step = 0 if lengths.dim() == 1 else lengths.stride(0) * lengths.itemsize
+            first = lengths.data_ptr()
+            words[template.lengths] = [first + g // len(groups) * step for g in range(len(template.lengths))]
+        if self._function(words.__array_interface__["data"][0]):  # type: ignore[misc]
             raise MemoryError(f"{self.recurrence.name}: no memory for the work space of {rows} sequences")
+
+    def session_numbers(
+        self, tensors: Sequence[Tensor], group: Sequence[Place], numbers: Sequence[int], rows: int
+    ) -> list[int]:
+        """What a session of `rows` sequences is opened with, but for its input map: a call of one step."""
+        layout = [t.stride() for t in tensors]
+        front = [1, rows, 1, 1, 0, 0, *numbers]
+        template = _template(front, layout, [False] * len(tensors), [group], [False], 1, self._bytes)
+        template.numbers[template.places] += np.array([t.data_ptr() for t in tensors])[template.slots]
+        return [int(n) for n in template.numbers]
+
+
+_MOST_TEMPLATES = 64
+"""Templates that a kernel keeps: a new one for every length of a sequence must not fill the memory."""
+
+
+class _Template(NamedTuple):
+    """The numbers of a call but for its addresses, seeds and lengths: `places` are those to which the address of tensor
+    number `slots` is to be added."""
+
+    numbers: NDArray[np.int64]
+    places: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    seeds: list[int]
+    lengths: list[int]
+
+
+def _template(
+    front: Sequence[int],
+    layout: Sequence[Sequence[int] | None],
+    sampled: Sequence[bool],
+    groups: Sequence[Sequence[Place]],
+    reverse: Sequence[bool],
+    times: int,
+    size: int,
+) -> _Template:
+    words = list(front)
+    places, slots, seeds, lengths = [], [], [], []
+    for sample in range(times):
+        for g, group in enumerate(groups):
+            seeds.append(len(words) + 1)
+            lengths.append(len(words) + 2)
+            words += (reverse[g], 0, 0)
+            for slot, kind, offset, number in group:
+                strides = layout[slot]
+                if strides is None:  # a carry that starts from zero
+                    words += (0, 0)
+                    continue
+                places.append(len(words))
+                slots.append(slot)
+                if sampled[slot]:
+                    offset += sample * strides[0] * size
+                    strides = strides[1:]
+                if kind == TIME:
+                    words += (offset, strides[0], strides[1])
+                elif kind == CARRY:
+                    words += (offset + number * strides[0] * size, strides[1])
+                elif kind == MATRIX:
+                    words += (offset + number * strides[0] * size, strides[0], strides[1])
+                elif kind == SUM:
+                    words += (offset, strides[0])
+                else:
+                    words += (offset, 0, strides[0] if kind == ROW else 0)
+    return _Template(np.array(words), np.array(places), np.array(slots), seeds, lengths)
 
 
 def compile_together(kernels: Sequence[Kernel]) -> None:

@@ -6,6 +6,9 @@ this operation; the gradient of a matrix used inside, Σ δ vᵀ, is one product
 
 Two doors lead here. Eager code and torch.func pass through an autograd Function; torch.compile and torch.export see one
 registered operator (`registered.py`). Behind both stand the same three rules: `_backward`, `_tangent`, and `mapped.py`.
+
+Eager code may leave W x to the operation too (`run` with an input): where nothing but numbers is asked for, it and all
+matrix gradients are then made by the package's own products (`products.py`), in one call.
 """
 
 from __future__ import annotations
@@ -18,28 +21,32 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from throughtime.nn import mapped
-from throughtime.nn.calls import Job, Operands, Results, launch, sort_operands, sort_results
-from throughtime.nn.products import Columns, matrix_gradients
+from throughtime.nn.calls import Job, Kind, Operands, Results, holds_numbers, launch, sort_operands, sort_results
+from throughtime.nn.products import OwnProducts, TorchProducts, with_nets
 from throughtime.nn.program import Plan
-from throughtime.symbolic.adjoint import ERRORS
 
 _transforms_active = torch._C._are_functorch_transforms_active
 
 
-def run(job: Job, operands: Operands) -> Results:
-    """Runs the recurrence, differentiably if anything asks for it."""
+def run(job: Job, operands: Operands, x: Tensor | None = None) -> Results:
+    """Runs the recurrence, differentiably if anything asks for it.
+
+    With an input x [T, B, I], or word numbers [T, B], each direction's read "net" is not W x but W itself; see
+    `takes_input`.
+    """
     values = operands.flat()
-    keep, outputs = run_flat(job, values)
+    keep, outputs = run_flat(job, values, x)
     return sort_results(job.kind.plan(keep, outputs[0].dtype), outputs)
 
 
-def run_flat(job: Job, values: Sequence[Tensor | None]) -> tuple[bool, Sequence[Tensor]]:
+def run_flat(job: Job, values: Sequence[Tensor | None], x: Tensor | None = None) -> tuple[bool, Sequence[Tensor]]:
     """`run` on operands and results in a row; whether what the backward pass needs was kept."""
-    if not asks_for_derivatives(values):
-        return job.keep, launch(job, values)
+    if not asks_for_derivatives([x, *values]):
+        return job.keep, launch(job, values if x is None else with_nets(job, x, values))
     job = job._replace(keep=True)
-    door = _Transformed if _is_transformed() else _Recur
-    return True, door.apply(job, *values)  # type: ignore[no-untyped-call]
+    if _is_transformed():
+        return True, _Transformed.apply(job, *values)  # type: ignore[no-untyped-call]
+    return True, _Recur.apply(job, x, *values)  # type: ignore[no-untyped-call]
 
 
 def asks_for_derivatives(values: Sequence[Tensor | None]) -> bool:
@@ -47,6 +54,11 @@ def asks_for_derivatives(values: Sequence[Tensor | None]) -> bool:
     if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in values):
         return True
     return _is_transformed()
+
+
+def takes_input(kind: Kind, x: Tensor) -> bool:
+    """Whether `run` may be given the input: in eager code, on tensors that hold numbers, for a cell that maps it."""
+    return "net" in kind.program.reads and holds_numbers(x) and not (torch.compiler.is_compiling() or _is_transformed())
 
 
 def _is_transformed() -> bool:
@@ -57,11 +69,11 @@ class _Recur(torch.autograd.Function):
     """The door of eager code: torch's binding of arguments for `setup_context` would cost more than a short call."""
 
     @staticmethod
-    def forward(ctx: Any, job: Job, *values: Tensor | None) -> tuple[Tensor, ...]:
-        outputs = launch(job, values)
+    def forward(ctx: Any, job: Job, x: Tensor | None, *values: Tensor | None) -> tuple[Tensor, ...]:
+        outputs = launch(job, values if x is None else with_nets(job, x, values))
         ctx.job = job
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*values, *outputs)
+        ctx.save_for_backward(x, *values, *outputs)
         return tuple(outputs)
 
     @staticmethod
@@ -69,12 +81,14 @@ class _Recur(torch.autograd.Function):
         if torch.is_autocast_enabled("cpu"):  # the products would be rounded to its dtype
             with torch.autocast("cpu", enabled=False):
                 return _Recur.backward(ctx, *grads)
-        job, plan, operands, results = _saved(ctx, grads)
+        x, *saved = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[1], *ctx.needs_input_grad[4:]
 
         def gradients(*grads: Tensor | None) -> list[Tensor | None]:
-            return _backward(job, plan, operands, results, sort_results(plan, grads))
+            return _backward(ctx.job, saved, grads, x, wanted)
 
-        return (None, None, None, *mapped.over_several(gradients, grads))
+        d_x, *found = mapped.over_several(gradients, grads)
+        return (None, d_x, None, None, *found)
 
 
 class _Transformed(torch.autograd.Function):
@@ -91,7 +105,15 @@ class _Transformed(torch.autograd.Function):
         ctx.save_for_backward(*inputs[1:], *outputs)
         ctx.save_for_forward(*inputs[1:], *outputs)
 
-    backward = _Recur.backward
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        wanted = False, *ctx.needs_input_grad[3:]
+
+        def gradients(*grads: Tensor | None) -> list[Tensor | None]:
+            return _backward(ctx.job, saved, grads, None, wanted)[1:]
+
+        return (None, None, None, *mapped.over_several(gradients, grads))
 
     @staticmethod
     def jvp(ctx: Any, _: None, *dots: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -114,52 +136,56 @@ class _Transformed(torch.autograd.Function):
         return call.results(outputs)
 
 
-def _saved(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Job, Plan, Operands, Results]:
-    job: Job = ctx.job
-    saved = ctx.saved_tensors
+def _backward(
+    job: Job, saved: Sequence[Tensor | None], grads: Sequence[Tensor | None], x: Tensor | None, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Reverse mode: the gradients of the input x, if there is one, and of a call's operands after lengths and seed, in
+    their order. `saved`: operands and results; `grads`: the errors that enter through the results. `wanted`: which of
+    the gradients somebody asks for; products for the others are not made."""
+    last = saved[-1]
+    assert last is not None
     count = len(saved) - len(grads)
-    plan = job.kind.plan(True, saved[-1].dtype)
-    return job, plan, sort_operands(job.kind, saved[:count]), sort_results(plan, saved[count:])
-
-
-def _backward(job: Job, plan: Plan, operands: Operands, results: Results, entering: Results) -> list[Tensor | None]:
-    """Reverse mode: the gradients of a call's operands, in their order."""
-    program = job.kind.program
-    second = any(w[n] is not None for w in entering.writes for n in w if n not in program.writes)
-    kind = job.kind.backward_of_kept if second else job.kind.backward
-    prefix = kind.program.recurrence.prefix
-    joint = _reads(kind.program.joint, prefix, (operands.joint, results.joint), ((entering.joint, results.joint),))
-    own = []
-    for d in range(plan.directions):
-        writes, sums = results.writes[d], results.sums[d]
-        errors = ((entering.writes[d], writes), (entering.sums[d], sums))
-        own.append(_reads(kind.program.own, prefix, (operands.reads[d], writes), errors))
-    given = operands.lengths, operands.seed
-    done = run(
-        job._replace(kind=kind, keep=False, errors=None),
-        Operands(*given, joint, entering.ends, own, operands.parameters),
+    plan = job.kind.plan(True, last.dtype)
+    second = any(g is not None and k in plan.kept for k, g in enumerate(grads))
+    row = [*saved, *grads]
+    values = [*row[:2], *(_followed(row, at, like) for at, like in plan.route(job.kind, second, False).sources)]
+    keeps, done = run_flat(
+        job._replace(kind=job.kind.backward_of_kept if second else job.kind.backward, keep=False, errors=None), values
     )
-
+    route = plan.route(job.kind, second, keeps)
     if job.errors is not None:
-        for d in range(plan.directions):
-            job.errors(d, done.writes[d][ERRORS], entering.joint["out"])  # type: ignore[arg-type]
-    gradients: list[Tensor | None] = [done.joint.get(prefix + n) for n in operands.joint]
-    gradients += [None if s is None else e for s, e in zip(operands.starts, done.ends, strict=True)]
-    products = plan.products_of_kept if second else plan.products
-    for d in range(plan.directions):
-        for name in operands.reads[d]:
-            if program.reads[name] == "time":
-                gradients.append(done.writes[d][prefix + name])
-            else:
-                total = done.sums[d][prefix + name]
-                assert total is not None
-                gradients.append(total.sum(-2) if program.reads[name] == "unit" else total)
-        forward = operands.joint | results.joint | operands.reads[d] | results.writes[d]
-        columns = Columns(job, d, forward, done.joint | done.writes[d])
-        gradients += matrix_gradients(products, columns, operands.parameters[d])
+        for d, at in enumerate(route.errors):
+            job.errors(d, done[at], row[route.out])
+    numbers = holds_numbers(last) and not (torch.is_grad_enabled() or _is_transformed() or job.samples)
+    after = (OwnProducts if numbers else TorchProducts)(job, row, done, x)
+    gradients: list[Tensor | None] = []
+    for gradient, value, asked in zip(route.gradients, saved[2:count], wanted[1:], strict=True):
+        if gradient is None or value is None:
+            gradients.append(None)
+            continue
+        how, d, at = gradient
+        if how == "net" and x is not None:
+            gradients.append(after.input_gradients(done[at], value, wanted[0], asked))
+        elif how == "parameter":
+            gradients.append(after.parameter_gradient(route.products[d], d, at, value) if asked else None)
+        elif how == "sum":
+            gradients.append(done[at].sum(-2))
+        else:
+            gradients.append(done[at])
+    gradients.insert(0, after.finish())
     if job.samples:
-        gradients = _summed_where_shared(operands.flat()[2:], gradients)
+        gradients[1:] = _summed_where_shared(saved[2:count], gradients[1:])
     return gradients
+
+
+def _followed(row: Sequence[Tensor | None], at: int | None, like: int | None) -> Tensor | None:
+    """The tensor that a source names; zeros that take no memory where no error enters."""
+    found = None if at is None else row[at]
+    if found is None and like is not None:
+        model = row[like]
+        assert model is not None
+        return model.new_zeros(model.shape[-1]).expand(model.shape)
+    return found
 
 
 def _tangent(job: Job, plan: Plan, operands: Operands, results: Results, dots: Operands) -> list[Tensor | None]:

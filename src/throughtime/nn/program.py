@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -28,6 +29,10 @@ from throughtime.symbolic.adjoint import Adjoint, adjoint
 from throughtime.symbolic.graph import Width
 from throughtime.symbolic.program import Recurrence, without_marks
 from throughtime.symbolic.tangent import tangent
+
+if TYPE_CHECKING:
+    from throughtime.nn.calls import Kind
+    from throughtime.nn.route import Route
 
 
 def is_joint(array: str) -> bool:
@@ -178,6 +183,7 @@ class Plan:
                 found.append(Place(base + len(program.own) + number, MATRIX, 0, row + part(m.rows)))
             self.groups.append(found)
         self._sizes, self._places = sizes, places
+        self._routes: dict[tuple[bool, bool], Route] = {}
 
     @cached_property
     def kernel(self) -> Kernel:
@@ -186,6 +192,22 @@ class Plan:
         if self.keep:
             compile_together([self.program.kernel(True, self.dtype), self.program.backward.kernel(False, self.dtype)])
         return self.program.kernel(self.keep, self.dtype)
+
+    @cached_property
+    def kept(self) -> frozenset[int]:
+        """The results, by number, that a call makes only for its backward pass."""
+        own = [n not in self.program.writes for n in self.own_writes] + [False] * len(self.sums)
+        first = len(self.joint_writes) + len(self.ends)
+        return frozenset(first + k for k, kept in enumerate(own * self.directions) if kept)
+
+    def route(self, kind: Kind, second: bool, keeps: bool) -> Route:
+        """The way of the tensors of the backward pass, see `route.py`."""
+        found = self._routes.get((second, keeps))
+        if found is None:
+            from throughtime.nn.route import route
+
+            found = self._routes[second, keeps] = route(kind, self, second, keeps)
+        return found
 
     @cached_property
     def products(self) -> list[MatrixProduct]:

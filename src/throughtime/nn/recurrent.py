@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from throughtime.nn.connections import Highway, input_width
 from throughtime.nn.connections import check as check_connections
 from throughtime.nn.derived import Derived
 from throughtime.nn.kernels import size_of
+from throughtime.nn.older_graphs import is_recording, recorded, scriptable
 from throughtime.nn.parameters import Parameter
 from throughtime.nn.precision import NARROW, widened
 from throughtime.nn.signals import add_signals
@@ -22,6 +23,9 @@ from throughtime.nn.trace import Trace
 from throughtime.symbolic.graph import Width
 from throughtime.symbolic.language import Cell
 from throughtime.symbolic.options import Options, varied
+
+if TYPE_CHECKING:
+    from throughtime.nn.session import Session
 
 Backend = Literal["compiled", "reference"]
 Merge = Literal["concat", "sum", "mean", "product"]
@@ -66,6 +70,9 @@ class Recurrent(nn.Module):
     hidden sizes differ, a list with [D, B, width] for each layer; a tuple of them if the cell has several.
     """
 
+    may_be_empty = False
+    """Whether a hidden size of 0 is one."""
+
     def __init__(
         self,
         cell: Cell,
@@ -92,7 +99,8 @@ class Recurrent(nn.Module):
         super().__init__()
         self.hidden_sizes = shapes.hidden_sizes(hidden_size, num_layers)
         for size in self.hidden_sizes:
-            shapes.check_options(input_size, size, num_layers, bias, batch_first, dropout, recompute, backend)
+            own = 1 if size == 0 and self.may_be_empty else size
+            shapes.check_options(input_size, own, num_layers, bias, batch_first, dropout, recompute, backend)
             shapes.check_heads(size, heads)
         shapes.check_probability("weight_drop", weight_drop)
         self.options = Options.of(options)
@@ -247,6 +255,8 @@ class Recurrent(nn.Module):
         initial state. The reverse direction is cut at the same place: there the step before that one begins anew.
         Padding is not read.
         """
+        if is_recording(input):
+            return recorded(self, input, state, {"lengths": lengths, "return_all": return_all, **signals})
         call = shapes.prepare(self, input, state, lengths)
         add_signals(self, call, signals)
         trace = None
@@ -257,11 +267,21 @@ class Recurrent(nn.Module):
         results = shapes.finish(call, *self._run(call, trace))
         return results if trace is None else (*results, trace)
 
+    def session(self, batch: int = 1, state: Any = None) -> Session:
+        """A session of `batch` sequences, for input that comes one step at a time; see `Session`."""
+        from throughtime.nn.session import Session
+
+        return Session(self, batch, state)
+
     def _run(self, call: shapes.Call, trace: Trace | None = None) -> tuple[Tensor, list[Tensor]]:
         if not call.autocast:
             return run_stack(self, call, trace)
         with torch.autocast(call.x.device.type, enabled=False):
             return run_stack(self, call, trace)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script compiles in the layer's place."""
+        return scriptable(self)
 
     def products_under_autocast(self, packed: bool) -> Sequence[str]:
         """The states that torch.autocast leaves in its own dtype, given that their last operation is a product."""

@@ -121,13 +121,13 @@ def prepare(layer: Recurrent, input: Any, state: Any, lengths: Any) -> Call:
     elif not isinstance(input, Tensor):
         raise TypeError(f"{type(layer).__name__} expects a tensor as input, got {type(input).__name__}")
     kind = input.dtype
-    words = kind in (torch.int64, torch.int32)
-    if not words and not kind.is_floating_point:
-        raise ValueError(f"input must hold floating-point numbers, or int64 word numbers, got {kind}")
+    words = kind in (torch.int64, torch.int32) and input.dim() < 3
     rank = input.dim() + words
     if rank not in (2, 3):
         wanted = "1D or 2D, as word numbers are" if words else "2D or 3D"
-        raise ValueError(f"{type(layer).__name__}: Expected input to be {wanted}, got {input.dim()}D instead")
+        # torch.nn's RNN says "tensor" here, its GRU and LSTM do not.
+        given = f"{input.dim()}D tensor" if getattr(layer, "mode", "").startswith("RNN") else f"{input.dim()}D"
+        raise ValueError(f"{type(layer).__name__}: Expected input to be {wanted}, got {given} instead")
     batched = rank == 3
     if not batched:
         input = input.unsqueeze(0 if batch_first else 1)
@@ -135,11 +135,7 @@ def prepare(layer: Recurrent, input: Any, state: Any, lengths: Any) -> Call:
     weight = layer.any_weight
     autocast = precision.under_autocast(weight)
     if not words:
-        if kind != weight.dtype and not autocast:
-            raise ValueError(
-                f"RNN input dtype ({kind}) does not match weight dtype ({weight.dtype}). "
-                f"Convert input: input.to({weight.dtype}), or convert model: model.to({kind})"
-            )
+        _check_kind(kind, weight.dtype, autocast)
         if x.shape[2] != layer.input_size:
             raise RuntimeError(
                 f"input.size(-1) must be equal to input_size. Expected {layer.input_size}, got {x.shape[2]}"
@@ -155,6 +151,17 @@ def prepare(layer: Recurrent, input: Any, state: Any, lengths: Any) -> Call:
         x = checked_words(x, layer.input_size)
     states, is_tuple = checked_states(layer, state, weight, x.shape[1], batched, autocast)
     return typed(layer, Call(x, states, lengths, batch_first, batched, is_tuple, None, packing, autocast), weight)
+
+
+def _check_kind(given: torch.dtype, own: torch.dtype, autocast: bool) -> None:
+    """Raises ValueError, in torch.nn's words, for an input that the layer's weights cannot be multiplied with."""
+    if not own.is_floating_point:
+        raise ValueError(f"the layer's weights are {own}: a recurrence is computed in floating-point numbers")
+    if given != own and not (autocast and given.is_floating_point):
+        other = f"convert model: model.to({given})" if given.is_floating_point else "give word numbers: int64 [T, B]"
+        raise ValueError(
+            f"RNN input dtype ({given}) does not match weight dtype ({own}). Convert input: input.to({own}), or {other}"
+        )
 
 
 def check_device(layer: Recurrent, x: Tensor, weight: Tensor) -> None:

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import dropout, embedding, linear, one_hot
+from torch.nn.functional import dropout, one_hot
 from torch.utils.checkpoint import checkpoint
 
 from throughtime.nn import connections
 from throughtime.nn.calls import Job, Operands
-from throughtime.nn.operation import run
+from throughtime.nn.operation import run, takes_input
 from throughtime.nn.precision import widened
+from throughtime.nn.products import input_product
 from throughtime.nn.reference import reference_layer
 from throughtime.nn.registered import run_traced
 from throughtime.nn.signals import signal_seen
@@ -119,6 +120,7 @@ def _recur(
     derived = layer.derived
     reverse = tuple(layer.runs_backwards(d) for d in directions)
     kind = derived.kind(layer.sizes(level), reverse, directions, layer.training, trace is not None, call.resets)
+    given = x if takes_input(kind, x) else None
     signals = {signal_array(name): name for name in call.signals}
     reads: list[dict[str, Tensor]] = []
     parameters: list[list[Tensor]] = []
@@ -126,11 +128,12 @@ def _recur(
         found: dict[str, Tensor] = {}
         for array in kind.program.reads:
             if array == "net":
-                found[array] = _input_product(x, own[d]["weight_ih"])
+                weight = own[d]["weight_ih"]
+                found[array] = weight if given is not None else input_product(x, weight)
             elif array == "x":
                 found[array] = one_hot(x, layer.input_size).to(own[d][derived.names[0]]) if x.dim() == 2 else x
             elif array == "bias":
-                found[array] = _bias(layer, own[d])
+                found[array] = bias_of(layer, own[d])
             elif array in signals:
                 seen = signal_seen(call, signals[array], backwards, origin, x.shape[0])
                 found[array] = seen.expand(-1, -1, layer.heads)  # one for each head
@@ -144,28 +147,15 @@ def _recur(
         return run_traced(job, operands)
     if trace is not None:
         job = job._replace(errors=trace.begin(kind))
-    done = run(job, operands)
+    done = run(job, operands, given)
     if trace is not None:
         trace.fill(kind, [w[TRACE] for w in done.writes])  # type: ignore[misc]
     return done.joint["out"], done.ends  # type: ignore[return-value]
 
 
-def _bias(layer: Recurrent, own: dict[str, Tensor]) -> Tensor:
+def bias_of(layer: Recurrent, own: dict[str, Tensor]) -> Tensor:
     """What the loop adds to its maps; see `Layout.bias_blocks`."""
     tensors = [own[name] for name in layer.derived.biases]
     if len(tensors) == 1:
         return tensors[0]
     return tensors[0] + tensors[1] if layer.derived.layout.biases_add_up else torch.cat(tensors)
-
-
-def _input_product(x: Tensor, matrix: Tensor) -> Tensor:
-    """W x for all time steps at once, [T, B, rows]; for word numbers a gather of W's columns."""
-    if x.dim() == 3:
-        # Where x is a transposed [B, T, I], the product is made on what lies in memory.
-        if x.stride(0) < x.stride(1):
-            return linear(x.transpose(0, 1), matrix).transpose(0, 1)
-        return linear(x, matrix)
-    table = matrix.t()
-    if not torch.compiler.is_compiling() and x.numel() * 4 > table.shape[0]:
-        table = table.contiguous()  # rows that lie together are fetched faster than columns
-    return embedding(x, table)

@@ -9,16 +9,19 @@ from torch import Tensor, nn
 
 from throughtime import cells
 from throughtime.nn import initial, precision, shapes
+from throughtime.nn.older_graphs import is_recording, recorded
 from throughtime.nn.recurrent import Backend, Recurrent
 from throughtime.nn.states import State
 from throughtime.symbolic.activations import ACTIVATIONS
 from throughtime.symbolic.language import Cell
+from throughtime.symbolic.options import Options
 
 
 class RecurrentCell(Recurrent):
     """One step of any cell, by the same kernels as a whole sequence: x and the state(s) to the new state(s).
 
-    Args: as for `Recurrent`. Its state dict is that of a `Recurrent` of one layer and one direction.
+    Args: as for `Recurrent`; `options` are those of the equation. What is drawn for a whole sequence is drawn for one
+    step here. Its state dict is that of a `Recurrent` of one layer and one direction.
 
     Shapes: input [B, I] or [I], or int64 word numbers [B]; each state [B, width] or [width], 0 where none is given; a
     tuple of states if the cell has several.
@@ -34,12 +37,16 @@ class RecurrentCell(Recurrent):
         backend: Backend = "compiled",
         device: Any = None,
         dtype: torch.dtype | None = None,
+        **options: Any,
     ) -> None:
-        options: dict[str, Any] = {"bias": bool(bias), "backend": backend, "device": device, "dtype": dtype}
+        Options.of(options)  # nothing but these
+        options |= {"bias": bool(bias), "backend": backend, "device": device, "dtype": dtype}
         super().__init__(cell, input_size, hidden_size, **options)
 
     def forward(self, input: Tensor, hx: Tensor | tuple[Tensor, ...] | None = None) -> Any:  # type: ignore[override]
         """The new state(s). Raises ValueError, RuntimeError or IndexError as torch.nn's cells do."""
+        if is_recording(input):
+            return recorded(self, input, hx, {})
         call = _prepare(self, input, hx)
         _, states = self._run(call)
         if call.kinds is not None:
@@ -114,7 +121,11 @@ class _TorchBase(nn.RNNCellBase):
 class _DropIn(RecurrentCell, _TorchBase):
     """What the three have in common. The first values are torch.nn's, number for number, for the same seed."""
 
+    may_be_empty = True
+
     def __init__(self, cell: Cell, input_size: int, hidden_size: int, bias: bool, **options: Any) -> None:
+        if hidden_size == 0:
+            options["backend"] = "reference"  # there is nothing that a kernel could compute
         super().__init__(cell, input_size, hidden_size, bias, **options)
         if not bias:
             self.register_parameter("bias_ih", None)
@@ -127,7 +138,8 @@ class _DropIn(RecurrentCell, _TorchBase):
         """Draws uniform(-1/√H, 1/√H), as torch.nn does."""
         initial.torch_default_(self)
 
-    extra_repr = nn.RNNCellBase.extra_repr
+    def extra_repr(self) -> str:
+        return ", ".join([nn.RNNCellBase.extra_repr(self), *(f"{k}={v}" for k, v in self.options.given().items())])
 
 
 class RNNCell(_DropIn):

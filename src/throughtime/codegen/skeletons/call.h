@@ -49,6 +49,8 @@ struct Group {
 
 using Parallel = void (*)(int64_t tasks, int64_t threads, void (*task)(void*, int64_t), void* context);
 
+struct Team;
+
 template <class Cell, class T>
 struct Call {
   int64_t steps, rows, groups, threads, origin;
@@ -56,7 +58,9 @@ struct Call {
   int64_t width[Cell::widths];
   Group<Cell, T>* group;
   T** packed;      // of each group
-  int64_t slices;  // tasks of one group
+  int64_t slices;  // of one group
+  int64_t team;    // threads of one slice
+  Team* teams;
   int failed;
 
   int64_t width_of(int index) const { return width[index]; }

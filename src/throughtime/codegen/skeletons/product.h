@@ -43,11 +43,23 @@ void pack_panel(T* to, Matrix<T> matrix, bool transposed, int64_t first, int64_t
   const T* from = matrix.data + first * out_step;
   if (count < panel<T>) memset(to, 0, size_t(depth) * panel<T> * sizeof(T));
   if (out_step == 1) {
-    for (int64_t k = 0; k < depth; ++k) memcpy(to + k * panel<T>, from + k * in_step, size_t(count) * sizeof(T));
-  } else {
-    for (int64_t j = 0; j < count; ++j)
-      for (int64_t k = 0; k < depth; ++k) to[k * panel<T> + j] = from[j * out_step + k * in_step];
+    if (count == panel<T>)  // a size that the compiler knows
+      for (int64_t k = 0; k < depth; ++k) memcpy(to + k * panel<T>, from + k * in_step, panel<T> * sizeof(T));
+    else
+      for (int64_t k = 0; k < depth; ++k) memcpy(to + k * panel<T>, from + k * in_step, size_t(count) * sizeof(T));
+    return;
   }
+  int64_t k = 0;
+  if (in_step == 1 && count == panel<T>)
+    for (; k + lanes<T> <= depth; k += lanes<T>)
+      for (int half = 0; half < 2; ++half) {
+        Vec<T> square[lanes<T>];
+        for (int j = 0; j < lanes<T>; ++j) square[j] = load(from + (half * lanes<T> + j) * out_step + k);
+        transpose<T>(square);
+        for (int j = 0; j < lanes<T>; ++j) store(to + (k + j) * panel<T> + half * lanes<T>, square[j]);
+      }
+  for (int64_t j = 0; j < count; ++j)
+    for (int64_t i = k; i < depth; ++i) to[i * panel<T> + j] = from[j * out_step + i * in_step];
 }
 
 // What a tile needs to know: `vectors` holds sources x rows addresses, source by source.
@@ -95,7 +107,9 @@ void tile(const TileCall<T>& call) {
       packed += panel<T>;
     }
   }
-  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r)  // unrolled, or the sums would lie in memory
+#pragma GCC unroll 16
     for (int p = 0; p < Panels; ++p) {
       store(call.out[p] + r * call.out_step, sum[r][2 * p]);
       store(call.out[p] + r * call.out_step + lanes<T>, sum[r][2 * p + 1]);

@@ -1,9 +1,11 @@
 // The loop over time. `Cell` says what one step does; this file says when and for which sequences.
-// Each task owns some sequences for all time steps: there is no barrier in the loop.
+// Each task owns some sequences for all time steps: there is no barrier in the loop, unless there are fewer sequences
+// than threads can share; then a team of threads shares the units.
 #pragma once
 
 #include "at.h"
 #include "pack.h"
+#include "team.h"
 
 namespace tt {
 
@@ -25,6 +27,9 @@ struct Slice {
   int64_t* active = nullptr;
   T* nets = nullptr;
   Vec<T>* totals = nullptr;  // [row][totals of the phase]
+  Team* team = nullptr;
+  int64_t member = 0, members = 1;
+  bool left = false;  // this member has left its team
   const T* packed_here = nullptr;
 
   static constexpr int per_row = Cell::carries + Cell::buffers;
@@ -48,10 +53,8 @@ struct Slice {
     T* at = memory;
     for (int64_t r = 0; r < rows; ++r) {
       for (int k = 0; k < Cell::carries; ++k) {
-        const int64_t size = call.padded(Cell::carry_width[k]), width = call.width_of(Cell::carry_width[k]);
-        const Array<const T>& start = group.start[k];
+        const int64_t size = call.padded(Cell::carry_width[k]);
         memset(at, 0, size_t(2 * size) * sizeof(T));
-        if (start.data) memcpy(at, start.data + (first + r) * start.row, size_t(width) * sizeof(T));
         buffer[r * per_row + k] = at;
         next[r * Cell::carries + k] = at + size;
         at += 2 * size;
@@ -69,16 +72,49 @@ struct Slice {
       }
     }
     nets = at;
+    load_states();
     return true;
   }
 
-  void close() {
-    if (memory && buffer && active && totals)
-      for (int64_t r = 0; r < rows; ++r)
-        for (int k = 0; k < Cell::carries; ++k)
-          if (group.end[k].data)
-            memcpy(group.end[k].data + (first + r) * group.end[k].row, buffer[r * per_row + k],
-                   size_t(call.width_of(Cell::carry_width[k])) * sizeof(T));
+  // A member's slice: its own net results and addresses, the rows of its leader.
+  bool borrow(const Slice& leader, int64_t net_count) {
+    const size_t addresses = size_t(rows) * (per_row + Cell::carries + Cell::sums);
+    nets = memory = allocate<T>(net_count);
+    buffer = (T**)malloc(addresses * sizeof(T*));
+    active = (int64_t*)malloc(size_t(rows) * sizeof(int64_t));
+    totals = (Vec<T>*)allocate<T>(rows * most_totals * lanes<T>);
+    if (!memory || !buffer || !active || !totals) return false;
+    memcpy((void*)buffer, (const void*)leader.buffer, addresses * sizeof(T*));
+    next = buffer + rows * per_row;
+    partial = next + rows * Cell::carries;
+    return true;
+  }
+
+  // The part of `count` panels that is this member's.
+  int64_t begin_of(int64_t count) const { return count * member / members; }
+  int64_t end_of(int64_t count) const { return count * (member + 1) / members; }
+
+  void load_states() {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int k = 0; k < Cell::carries; ++k) {
+        const size_t bytes = size_t(call.width_of(Cell::carry_width[k])) * sizeof(T);
+        const Array<const T>& start = group.start[k];
+        if (start.data)
+          memcpy(buffer[r * per_row + k], start.data + (first + r) * start.row, bytes);
+        else
+          memset(buffer[r * per_row + k], 0, bytes);
+      }
+  }
+
+  void store_states() {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int k = 0; k < Cell::carries; ++k)
+        if (group.end[k].data)
+          memcpy(group.end[k].data + (first + r) * group.end[k].row, buffer[r * per_row + k],
+                 size_t(call.width_of(Cell::carry_width[k])) * sizeof(T));
+  }
+
+  void release() {
     free(memory);
     free(buffer);
     free(active);
@@ -94,6 +130,7 @@ struct Slice {
         active[count++] = r;
         continue;
       }
+      if (member) continue;
       for (int k = 0; k < Cell::writes; ++k)
         memset(group.writes[k].data + t * group.writes[k].step + b * group.writes[k].row, 0,
                size_t(call.width_of(Cell::write_width[k])) * sizeof(T));
@@ -108,9 +145,12 @@ struct Slice {
       for (int k = 0; k < Cell::sums; ++k) {
         T* to = group.sums[k].data + (first + r) * group.sums[k].row;
         T* from = partial[r * Cell::sums + k];
-        const int64_t width = call.width_of(Cell::sum_width[k]);
-        for (int64_t j = 0; j < width; ++j) to[j] += from[j];
-        memset(from, 0, size_t(width) * sizeof(T));
+        const int64_t width = call.width_of(Cell::sum_width[k]), blocks = (width + panel<T> - 1) / panel<T>;
+        const int64_t begin = begin_of(blocks) * panel<T>, end = end_of(blocks) * panel<T>;
+        for (int64_t j = begin; j < end && j < width; ++j) {
+          to[j] += from[j];
+          from[j] = T(0);
+        }
       }
   }
 
@@ -156,6 +196,11 @@ struct Slice {
     (multiply<Products>(width, phase_nets, block0, block1), ...);
   }
 
+  template <class... Products>
+  int64_t packed_of_phase([[maybe_unused]] int64_t width, Sequence<Products...>) {
+    return (pack_product<Cell, T, Products>(call, group, width, nullptr) + ... + 0);
+  }
+
   template <class Phase>
   void run(int64_t t) {
     const int64_t width = call.width_of(Phase::width);
@@ -164,8 +209,10 @@ struct Slice {
     together = together < 1 ? 1 : together > blocks ? blocks : together;
     if (Phase::totals) memset((void*)totals, 0, size_t(count) * Phase::totals * sizeof(Vec<T>));
     const T* packed_phase = packed_here;
-    for (int64_t block0 = 0; block0 < blocks; block0 += together) {
-      const int64_t block1 = block0 + together < blocks ? block0 + together : blocks;
+    if (begin_of(blocks) == end_of(blocks)) packed_here += packed_of_phase(width, typename Phase::Products{});
+    const int64_t last = end_of(blocks);
+    for (int64_t block0 = begin_of(blocks); block0 < last; block0 += together) {
+      const int64_t block1 = block0 + together < last ? block0 + together : last;
       packed_here = packed_phase;
       multiply_all(typename Phase::Products{}, width, Phase::nets, block0, block1);
       for (int64_t i = 0; i < count; ++i) pointwise<Phase>(t, i, width, block0, block1);
@@ -173,6 +220,19 @@ struct Slice {
     for (int64_t i = 0; i < count; ++i)
       for (int k = 0; k < Phase::totals; ++k)
         *buffer[active[i] * per_row + Phase::total_buffer[k]] = sum_lanes(totals[i * Phase::totals + k]);
+    if (members > 1) {
+      team->meet();
+      if (team->given_up) give_up();
+    }
+  }
+
+  // At a meeting: the leader goes on alone, the others have nothing more to do.
+  void give_up() {
+    if (member) {
+      left = true;
+    } else {
+      members = 1;
+    }
   }
 
   template <class Phase>
@@ -210,7 +270,8 @@ struct Slice {
       if (k == 0 || group.lengths) select_active(t);
       if (count == 0) continue;
       packed_here = packed;
-      (run<Phases>(t), ...);
+      ((left ? void() : run<Phases>(t)), ...);
+      if (left) return;
       for (int64_t i = 0; i < count; ++i)
         for (int c = 0; c < Cell::carries; ++c) {
           T*& seen = buffer[active[i] * per_row + c];
@@ -225,7 +286,56 @@ struct Slice {
   }
 };
 
+// The first of a team, or who works alone. All hear of it if there is no memory.
+template <class Cell, class T>
+bool lead(Slice<Cell, T>& slice, Call<Cell, T>& call, int64_t number, int64_t room) {
+  const bool open = slice.open(room);
+  if (call.team > 1) {
+    slice.team = call.teams + number;
+    slice.team->leader = open ? &slice : nullptr;
+    slice.team->close(call.team);
+    slice.members = slice.team->members;
+  }
+  if (slice.members > 1) slice.team->meet();  // every member has what it needs, or has said that it has not
+  if (!open || (slice.members > 1 && slice.team->unable)) return false;
+  slice.loop(typename Cell::Phases{});
+  slice.store_states();
+  return true;
+}
+
+template <class Cell, class T>
+bool work_for(Slice<Cell, T>& slice, Team& team, int64_t room) {
+  slice.member = team.join();
+  if (!slice.member) return true;
+  slice.team = &team, slice.members = team.members;
+  const auto* leader = (const Slice<Cell, T>*)team.leader;
+  const bool able = leader && slice.borrow(*leader, room);
+  if (!able) __atomic_store_n(&team.unable, true, __ATOMIC_RELAXED);
+  team.meet();
+  if (team.unable) return able;
+  slice.loop(typename Cell::Phases{});
+  return true;
+}
+
 // ---- one call ---------------------------------------------------------------------------------
+
+// Threads for each slice: as many as there are, each with a share of the matrices that is worth meeting for.
+template <class Cell, class T, class... Phases>
+int64_t team_size(const Call<Cell, T>& call, Sequence<Phases...> phases) {
+  const int64_t share = call.threads / (call.groups * call.slices);
+  if (share < 2 || ((Phases::totals > 0) || ...) || !Team::allowed()) return 1;  // a total is one sum over all units
+  const int64_t bytes = pack_phases(call, call.group[0], (T*)nullptr, phases) * int64_t(sizeof(T));
+  const int64_t useful = bytes / (64 << 10);
+  return useful < 1 ? 1 : useful < share ? useful : share;
+}
+
+inline Team* allocate_teams(int64_t count) {
+  void* memory = nullptr;
+  if (posix_memalign(&memory, alignof(Team), size_t(count) * sizeof(Team))) return nullptr;
+  const Team fresh;
+  for (int64_t k = 0; k < count; ++k) memcpy((char*)memory + k * int64_t(sizeof(Team)), &fresh, sizeof(Team));
+  return (Team*)memory;
+}
 
 template <class Cell, class T>
 int run_call(const int64_t* a) {
@@ -253,6 +363,8 @@ int run_call(const int64_t* a) {
   const int64_t share = (call.threads + call.groups - 1) / call.groups;
   call.slices = call.rows / smallest < share ? call.rows / smallest : share;
   if (call.slices < 1) call.slices = 1;
+  call.team = team_size(call, typename Cell::Phases{});
+  if (call.team > 1) call.failed |= !(call.teams = allocate_teams(call.groups * call.slices));
   if (!call.failed && call.rows > 0) {
     call.parallel(
         call.groups, call.threads,
@@ -262,24 +374,24 @@ int run_call(const int64_t* a) {
         },
         &call);
     call.parallel(
-        call.groups * call.slices, call.threads,
+        call.groups * call.slices * call.team, call.threads,
         [](void* context, int64_t task) {
           auto& c = *(Call<Cell, T>*)context;
-          const int64_t g = task / c.slices, s = task % c.slices;
+          const int64_t member = task % c.team, s = task / c.team % c.slices, g = task / c.team / c.slices;
           const int64_t first = c.rows * s / c.slices, last = c.rows * (s + 1) / c.slices;
           Slice<Cell, T> slice(c, c.group[g], c.packed[g], first, last - first);
           const int64_t least = (last - first) * most_nets<Cell, T>(typename Cell::Phases{}) * panel<T>;
-          if (slice.open(least > slice.net_room ? least : slice.net_room))
-            slice.loop(typename Cell::Phases{});
-          else
+          const int64_t room = least > slice.net_room ? least : slice.net_room;
+          if (!(member ? work_for(slice, c.teams[task / c.team], room) : lead(slice, c, task / c.team, room)))
             __atomic_store_n(&c.failed, 1, __ATOMIC_RELAXED);
-          slice.close();
+          slice.release();
         },
         &call);
   }
   for (int64_t g = 0; call.packed && g < call.groups; ++g) free(call.packed[g]);
   free(call.packed);
   free(call.group);
+  free(call.teams);
   return call.failed;
 }
 

@@ -69,7 +69,7 @@ def _errors(axes: Axes, flow: Flow, layer: LayerFlow, sequence: int, legend: boo
     axes.set_yscale("log")
     lowest = total[total > floor].min() if (total > floor).any() else floor
     axes.set_ylim(max(floor, lowest / 3), largest * 3)
-    axes.set_ylabel("size of the error")
+    axes.set_ylabel(f"‖∂E/∂{output}‖")
     text, color = _fate(flow, layer)
     titled(axes, f"{layer.name}: {text}", color=color)
     plain(axes)

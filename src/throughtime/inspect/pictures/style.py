@@ -33,7 +33,7 @@ def new_figure(width: float, height: float, title: str, words: str = "") -> Figu
 
 def width_for(steps: int, least: float = 8.0) -> float:
     """Inches for an axis of so many steps."""
-    return min(28.0, max(least, 2.2 + 0.155 * steps))
+    return min(28.0, max(least, 2.0 + 0.125 * steps))
 
 
 def shown(unit: str) -> str:
@@ -47,7 +47,7 @@ def character_axis(axes: Axes, labels: Sequence[str], named: bool = True) -> Non
     if len(labels) > MOST_LABELS:
         axes.set_xlabel("time step" if named else "")
         return
-    axes.set_xticks(range(len(labels)), [shown(u) for u in labels] if named else [], fontsize=9)
+    axes.set_xticks(range(len(labels)), [shown(u) for u in labels] if named else [], fontsize=8)
     for tick in axes.get_xticklabels():
         tick.set_fontfamily(axes.figure.family)  # type: ignore[union-attr]
         tick.set_rotation(90 if len(tick.get_text()) > 1 else 0)

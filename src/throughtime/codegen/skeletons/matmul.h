@@ -1,0 +1,270 @@
+// Products of whole matrices, several in one call: what surrounds a recurrence (W x for all time steps, its gradients,
+// the gradients of the recurrent matrices).
+//
+// Every element of a result is one chain of fused multiply-adds in ascending order of depth, or, where `chain` is given,
+// a sum of such chains of that length, added up in ascending order: the same bits for any number of threads.
+// Where rows are listed, only those take part, in the order of the list: the real steps of sequences of unlike lengths.
+// A task makes a rectangle of one result. It packs what it needs of the right matrix, block by block, so that a panel
+// lies in the first-level cache while rows of the left matrix pass by.
+#pragma once
+
+#include "call.h"
+
+namespace tt {
+
+template <class T>
+struct MatrixProduct {
+  int64_t rows, columns, depth;
+  Matrix<T> left, right;  // [rows, depth], [depth, columns]
+  T* out;                 // element (i, j) at out[i * out_step + j]
+  int64_t out_step;
+  int64_t chain;  // depth of one chain; 0: all of it
+  bool add;       // to what stands in `out`
+  const int64_t *row_list, *depth_list;  // which rows of left and out, which of the depth's; null: all of them
+  int64_t row_tasks, column_tasks;
+
+  int64_t row(int64_t i) const { return row_list ? row_list[i] : i; }
+  int64_t step(int64_t k) const { return depth_list ? depth_list[k] : k; }
+
+  const int64_t* parse(const int64_t* a) {
+    rows = a[0], columns = a[1], depth = a[2];
+    left = {(const T*)a[3], a[4], a[5]};
+    right = {(const T*)a[6], a[7], a[8]};
+    out = (T*)a[9], out_step = a[10];
+    chain = a[11], add = a[12] != 0;
+    row_list = (const int64_t*)a[13], depth_list = (const int64_t*)a[14];
+    return a + 15;
+  }
+};
+
+// A panel of this depth takes 16 KiB, half of a small first-level cache.
+template <class T>
+inline constexpr int64_t block_depth = 16384 / (panel<T> * int64_t(sizeof(T)));
+inline constexpr int64_t block_columns = 16;                // panels in a block of the right matrix: 256 KiB
+inline constexpr int64_t block_rows = 16 * tile_rows;  // of the left matrix, which stay in the second-level cache
+
+enum class Start { zero, go_on, add };  // what a chain begins with: 0; what stands in `out`; 0, and `out` is added last
+
+// Rows x one panel of the result. `left` and `out` hold the rows' addresses, `step` the distance of left's elements.
+template <class T, int Rows>
+void strip(const T* const* left, int64_t step, const T* packed, int64_t depth, T* const* out, int64_t columns,
+           Start start) {
+  Vec<T> sum[Rows][2] = {};
+  const bool whole = columns >= panel<T>;
+  const int here[2] = {int(columns < lanes<T> ? columns : lanes<T>),
+                       int(columns < lanes<T> ? 0 : whole ? lanes<T> : columns - lanes<T>)};
+  // Loops over sums are unrolled, or the sums would lie in memory.
+  if (start == Start::go_on)
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        const T* at = out[r] + half * lanes<T>;
+        sum[r][half] = whole ? load(at) : load(at, here[half]);
+      }
+  const T* vector[Rows];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+    vector[r] = left[r];
+    __builtin_prefetch(out[r], 1);
+  }
+  int64_t at = 0;
+#pragma GCC unroll 2
+  for (int64_t k = 0; k < depth; ++k, at += step, packed += panel<T>) {
+    const Vec<T> first = load(packed), second = load(packed + lanes<T>);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      const Vec<T> value = splat(vector[r][at]);
+      sum[r][0] = fma(value, first, sum[r][0]);
+      sum[r][1] = fma(value, second, sum[r][1]);
+    }
+  }
+  if (start == Start::add)
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        const T* at = out[r] + half * lanes<T>;
+        sum[r][half] = (whole ? load(at) : load(at, here[half])) + sum[r][half];
+      }
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      T* to = out[r] + half * lanes<T>;
+      whole ? store(to, sum[r][half]) : store(to, sum[r][half], here[half]);
+    }
+}
+
+template <class T, int Rows>
+TT_INLINE void strip_rows(int rows, const T* const* left, int64_t step, const T* packed, int64_t depth, T* const* out,
+                          int64_t columns, Start start) {
+  if constexpr (Rows > 1) {
+    if (rows < Rows) return strip_rows<T, Rows - 1>(rows, left, step, packed, depth, out, columns, start);
+  }
+  strip<T, Rows>(left, step, packed, depth, out, columns, start);
+}
+
+// One rectangle of one result.
+template <class T>
+struct Rectangle {
+  const MatrixProduct<T>& product;
+  int64_t row0, row1, column0, column1;
+  T *right, *left;  // packed blocks
+
+  void run() {
+    const int64_t longest = product.chain && product.chain < block_depth<T> ? product.chain : block_depth<T>;
+    for (int64_t c = column0; c < column1; c += block_columns * panel<T>) {
+      const int64_t end = c + block_columns * panel<T> < column1 ? c + block_columns * panel<T> : column1;
+      for (int64_t k = 0, next; k < product.depth || k == 0; k = next) {
+        next = k + longest < product.depth ? k + longest : product.depth;
+        // A block ends where a chain ends, so that every block either begins a chain or goes on with one.
+        const int64_t chain_end = product.chain ? (k / product.chain + 1) * product.chain : product.depth;
+        if (next > chain_end) next = chain_end;
+        const bool begins = product.chain ? k % product.chain == 0 : k == 0;
+        const bool ends_later = product.chain && k > 0;
+        Start start = !begins ? Start::go_on : (ends_later || product.add) ? Start::add : Start::zero;
+        block(c, end, k, next, start);
+        if (next == k) break;
+      }
+    }
+  }
+
+  void block(int64_t c, int64_t c_end, int64_t k, int64_t k_end, Start start) {
+    const int64_t depth = k_end - k;
+    pack_right(c, c_end, k, depth);
+    const bool direct = product.left.column_step == 1 && !product.depth_list;
+    for (int64_t r = row0; r < row1; r += block_rows) {
+      const int64_t r_end = r + block_rows < row1 ? r + block_rows : row1;
+      if (!direct) pack_left(r, r_end, k, depth);
+      for (int64_t j = c; j < c_end; j += panel<T>)
+        for (int64_t i = r; i < r_end; i += tile_rows) {
+          const int tall = int(r_end - i < tile_rows ? r_end - i : tile_rows);
+          const T* from[tile_rows];
+          T* to[tile_rows];
+          if (direct && j == c) prefetch_rows(i + tile_rows, k, depth);
+          for (int v = 0; v < tall; ++v) {
+            from[v] = direct ? left_row(i + v) + k : left + (i - r) * depth + v;
+            to[v] = product.out + product.row(i + v) * product.out_step + j;
+          }
+          strip_rows<T, tile_rows>(tall, from, direct ? 1 : tile_rows, right + (j - c) * depth, depth, to, c_end - j,
+                                   start);
+        }
+    }
+  }
+
+  const T* left_row(int64_t i) const { return product.left.data + product.row(i) * product.left.row_step; }
+
+  // The rows of the next tile come from an outer cache while this one is made.
+  void prefetch_rows(int64_t i, int64_t k, int64_t depth) const {
+    for (int64_t v = i; v < i + tile_rows && v < row1; ++v)
+      for (int64_t d = 0; d < depth; d += 64 / int64_t(sizeof(T))) __builtin_prefetch(left_row(v) + k + d);
+  }
+
+  // Panels one after the other. Memory is read in the order in which it lies.
+  void pack_right(int64_t c, int64_t c_end, int64_t k, int64_t depth) {
+    const Matrix<T>& m = product.right;
+    if (m.column_step != 1 && !product.depth_list) {
+      for (int64_t j = c; j < c_end; j += panel<T>)
+        pack_panel(right + (j - c) * depth, Matrix<T>{m.data + k * m.row_step, m.row_step, m.column_step}, true, j, c_end,
+                   depth);
+      return;
+    }
+    const int64_t whole = m.column_step == 1 ? c + (c_end - c) / panel<T> * panel<T> : c;
+    for (int64_t d = 0; d < depth; ++d) {
+      const T* from = m.data + product.step(k + d) * m.row_step;
+      T* to = right + d * panel<T>;
+      for (int64_t j = c; j < whole; j += panel<T>) memcpy(to + (j - c) * depth, from + j, panel<T> * sizeof(T));
+      for (int64_t j = whole; j < c_end; j += panel<T>)
+        for (int64_t v = 0; v < panel<T>; ++v)
+          to[(j - c) * depth + v] = j + v < c_end ? from[(j + v) * m.column_step] : T(0);
+    }
+  }
+
+  // Tiles of rows one after the other; in each, `tile_rows` numbers for every step of depth.
+  void pack_left(int64_t r, int64_t r_end, int64_t k, int64_t depth) {
+    const Matrix<T>& m = product.left;
+    const int64_t whole = m.row_step == 1 && !product.row_list ? (r_end - r) / tile_rows * tile_rows : 0;
+    for (int64_t d = 0; d < depth; ++d) {
+      const T* from = m.data + product.step(k + d) * m.column_step;
+      for (int64_t i = 0; i < whole; i += tile_rows)
+        memcpy(left + i * depth + d * tile_rows, from + r + i, tile_rows * sizeof(T));
+      for (int64_t i = whole; i < r_end - r; ++i)
+        left[i / tile_rows * tile_rows * depth + d * tile_rows + i % tile_rows] = from[product.row(r + i) * m.row_step];
+    }
+  }
+};
+
+template <class T>
+struct Products {
+  int64_t count;
+  MatrixProduct<T>* all;
+  int failed;
+
+  // How one product is cut into tasks: as many as are worth a thread's waking, long before square, so that little is
+  // packed twice.
+  static void cut(MatrixProduct<T>& p, int64_t threads) {
+    const int64_t work = p.rows * p.columns * p.depth;
+    int64_t tasks = threads > 1 ? 1 + work / 2000000 : 1;
+    if (tasks > 2 * threads) tasks = 2 * threads;
+    p.row_tasks = p.column_tasks = 1;
+    while (p.row_tasks * p.column_tasks * 2 <= tasks) {
+      const int64_t tall = p.rows / p.row_tasks, wide = p.columns / p.column_tasks;
+      if (tall >= wide && tall >= 2 * tile_rows)
+        p.row_tasks *= 2;
+      else if (wide >= 2 * panel<T>)
+        p.column_tasks *= 2;
+      else
+        break;
+    }
+  }
+
+  static int64_t edge(int64_t size, int64_t tasks, int64_t task, int64_t unit) {
+    const int64_t units = (size + unit - 1) / unit, at = units * task / tasks * unit;
+    return at < size ? at : size;
+  }
+
+  void run(int64_t task) {
+    const MatrixProduct<T>* p = all;
+    for (; task >= p->row_tasks * p->column_tasks; ++p) task -= p->row_tasks * p->column_tasks;
+    const int64_t r = task % p->row_tasks, c = task / p->row_tasks;
+    T* memory = allocate<T>((block_columns * panel<T> + block_rows) * block_depth<T>);
+    if (!memory) {
+      __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
+      return;
+    }
+    Rectangle<T>{*p,
+                 edge(p->rows, p->row_tasks, r, tile_rows),
+                 edge(p->rows, p->row_tasks, r + 1, tile_rows),
+                 edge(p->columns, p->column_tasks, c, panel<T>),
+                 edge(p->columns, p->column_tasks, c + 1, panel<T>),
+                 memory,
+                 memory + block_columns * panel<T> * block_depth<T>}
+        .run();
+    free(memory);
+  }
+};
+
+template <class T>
+int run_products(const int64_t* a) {
+  const int64_t count = a[0], threads = a[1];
+  const Parallel parallel = (Parallel)a[2];
+  a += 3;
+  Products<T> products = {count, (MatrixProduct<T>*)malloc(size_t(count) * sizeof(MatrixProduct<T>)), 0};
+  if (!products.all) return 1;
+  int64_t tasks = 0;
+  for (int64_t k = 0; k < count; ++k) {
+    a = products.all[k].parse(a);
+    Products<T>::cut(products.all[k], threads);
+    tasks += products.all[k].row_tasks * products.all[k].column_tasks;
+  }
+  parallel(tasks, threads, [](void* context, int64_t task) { ((Products<T>*)context)->run(task); }, &products);
+  free(products.all);
+  return products.failed;
+}
+
+}  // namespace tt
+
+// 0: done; 1: out of memory.
+#define TT_PRODUCTS(T) \
+  extern "C" __attribute__((visibility("default"))) int tt_run(const int64_t* call) { return tt::run_products<T>(call); }

@@ -1,0 +1,85 @@
+// Threads that share the units of one slice: each has its part of every matrix in its own caches.
+//
+// They meet after every phase of a step. A thread that the system keeps from running would hold up the others each
+// time: so who comes late is not waited for at the start, and a team that had to wait too long is given up, at a meeting,
+// in favour of its leader alone; for a while no new ones are formed.
+#pragma once
+
+#include <sched.h>
+#include <stdint.h>
+#include <time.h>
+
+#include "lanes.h"
+
+namespace tt {
+
+inline void relax() {
+#if defined(__SSE2__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+inline int64_t nanoseconds() {
+  timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return int64_t(time.tv_sec) * 1000000000 + time.tv_nsec;
+}
+
+struct alignas(128) Team {
+  static constexpr int64_t closed = int64_t(1) << 32;
+  static constexpr int64_t patience = 100000;        // nanoseconds at a meeting; a step takes some ten thousand
+  static constexpr int64_t welcome = 50000;          // for a sleeping thread to wake up
+  static constexpr int64_t pause = 500000000;        // without teams, after one had to be given up
+  static inline int64_t none_before = 0;
+
+  int64_t joined = 0;  // members but the leader; with `closed`, no more of them
+  int64_t members = 0;  // with the leader, once it is known
+  bool given_up = false, late = false, unable = false;
+  alignas(128) int64_t arrived = 0;
+  alignas(128) int64_t meetings = 0;
+  const void* leader = nullptr;  // what the members take over from it
+
+  static bool allowed() { return nanoseconds() >= __atomic_load_n(&none_before, __ATOMIC_RELAXED); }
+
+  // The leader's: waits for the others and says how many there are.
+  void close(int64_t wanted) {
+    const int64_t deadline = nanoseconds() + welcome;
+    while (__atomic_load_n(&joined, __ATOMIC_ACQUIRE) < wanted - 1 && nanoseconds() < deadline) relax();
+    const int64_t found = __atomic_fetch_or(&joined, closed, __ATOMIC_ACQ_REL);
+    __atomic_store_n(&members, found + 1, __ATOMIC_RELEASE);
+  }
+
+  // A member's number, 1 and up; 0 if the team is closed.
+  int64_t join() {
+    const int64_t before = __atomic_fetch_add(&joined, 1, __ATOMIC_ACQ_REL);
+    if (before & closed) return 0;
+    while (!__atomic_load_n(&members, __ATOMIC_ACQUIRE)) relax();
+    return before + 1;
+  }
+
+  // Nobody goes on before all have come.
+  void meet() {
+    const int64_t before = __atomic_load_n(&meetings, __ATOMIC_RELAXED);
+    if (__atomic_add_fetch(&arrived, 1, __ATOMIC_ACQ_REL) == members) {
+      __atomic_store_n(&arrived, 0, __ATOMIC_RELAXED);
+      given_up = __atomic_load_n(&late, __ATOMIC_RELAXED);
+      __atomic_store_n(&meetings, before + 1, __ATOMIC_RELEASE);
+      return;
+    }
+    int64_t deadline = 0;
+    for (int64_t spins = 0; __atomic_load_n(&meetings, __ATOMIC_ACQUIRE) == before; ++spins) {
+      relax();
+      if (spins % 256 != 255) continue;
+      const int64_t now = nanoseconds();
+      if (!deadline) deadline = now + patience;
+      if (now < deadline) continue;
+      __atomic_store_n(&late, true, __ATOMIC_RELAXED);
+      __atomic_store_n(&none_before, now + pause, __ATOMIC_RELAXED);
+      sched_yield();
+    }
+  }
+};
+
+}  // namespace tt
