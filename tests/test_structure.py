@@ -23,17 +23,12 @@ ALLOWED = {
     "codegen": {"symbolic"},
     "nn": {"cells", "symbolic", "codegen", "runtime"},
     "tutorial": set(),
-<<<<<<< HEAD
-    "tasks": {"public", "nn", "cells", "symbolic", "runtime"},
     "bench": {"public", "nn", "cells", "symbolic", "runtime", "tasks"},
-    "cli": {"tasks", "bench"},
-=======
     "fonts": set(),
     "typeset": {"cells", "symbolic", "fonts"},
     "inspect": {"public", "nn", "cells", "symbolic", "fonts"},
     "tasks": {"public", "nn", "cells", "symbolic", "codegen", "runtime", "typeset", "fonts", "inspect"},
-    "cli": {"tasks"},
->>>>>>> h5a
+    "cli": {"tasks", "bench"},
     "__init__": set(),
 }
 # Room -> what it must not import at all, not even inside a function.
