@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import throughtime as tt
-from measure import interleaved, machine, markdown, peak, seconds, write_csv
+from throughtime.bench.machine import multiply_add_rate, processor, versions
+from throughtime.bench.report import markdown, write_csv
+from throughtime.bench.timing import interleaved, once
 from throughtime.tasks.lm.batches import Reading, Streams, Window
 from throughtime.tasks.lm.checkpoint import Progress, Training
 from throughtime.tasks.lm.model import LanguageModel, Shape
@@ -131,7 +133,7 @@ def roofline(case: Case, flops: float, threads: int) -> tuple[float, float]:
 def reading_speed(numbers: int) -> float:
     """Bytes per second that one core reads from the cache that holds so many float32 numbers."""
     few, many = torch.randn(numbers // 2), torch.randn(numbers)
-    times = [min(seconds(lambda v=v: torch.dot(v, v), 200) for _ in range(15)) for v in (few, many)]
+    times = [min(once(lambda v=v: torch.dot(v, v), 200).wall for _ in range(15)) for v in (few, many)]
     return 4 * (len(many) - len(few)) / (times[1] - times[0])
 
 
@@ -146,7 +148,8 @@ def measured(case: Case, rounds: int) -> dict[str, float]:
         losses = [side.update(window) for side in both.values()]
         assert abs(losses[0] - losses[1]) < 1e-4 * losses[0], f"{case}: losses {losses}"
     feeds = {name: Feed(case) for name in both}
-    return interleaved({name: lambda n=name: both[n].update(feeds[n].next()) for name in both}, rounds)
+    calls = {name: lambda n=name: both[n].update(feeds[n].next()) for name in both}
+    return {name: timing.wall for name, timing in interleaved(calls, rounds, seconds=60).items()}
 
 
 def row(case: Case, times: dict[str, float], flops: float, threads: int) -> dict[str, str | int | float]:
@@ -199,14 +202,14 @@ def main() -> None:
     if given.peak_of:
         print_peak(cases[0], given.peak_of)
         return
-    print(f"{machine()}, {given.threads} threads, {STEPS} steps")
+    print(f"{processor()}, {versions()}, {given.threads} threads, {STEPS} steps")
     if given.memory:
         rows = [memory(case, given.threads) for case in cases]
     else:
-        times, flops = {}, peak(given.threads)
+        times, flops = {}, multiply_add_rate(given.threads)
         for case in cases:
             times[case] = measured(case, given.rounds)
-            flops = max(flops, peak(given.threads))  # the best moment of the run
+            flops = max(flops, multiply_add_rate(given.threads))  # the best moment of the run
         print(f"peak {flops / 1e9:.0f} GFLOP/s")
         rows = [row(case, found, flops, given.threads) for case, found in times.items()]
     print(markdown(rows))

@@ -108,6 +108,8 @@ def _bench(words: list[str]) -> None:
     from throughtime.bench.commands import run
 
     run(settings)
+
+
 def _inspect(words: list[str]) -> None:
     import tyro
 
