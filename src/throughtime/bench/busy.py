@@ -22,10 +22,12 @@ import os, sys
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {int(sys.argv[1])})
 print(flush=True)
-while True:
-    pass
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(1000000):
+        pass
 """
-"""Another program at work on the core that it is given."""
+"""Another program at work on the core that it is given, for as long as this one lives."""
 SETTLE_SECONDS = 0.2
 
 
