@@ -144,7 +144,7 @@ class OwnProducts(TorchProducts):
         if of_x:
             more = self.d_x is not None
             if self.d_x is None:
-                self.d_x = torch.empty_like(x) if self.real is None else torch.zeros_like(x)
+                self.d_x = self._like_input(x)
             self.batch.add(errors, matrix(weight), flat_matrix(self.d_x), more=more, rows=self.real)
         if not of_weight:
             return None
@@ -169,6 +169,14 @@ class OwnProducts(TorchProducts):
     def finish(self) -> Tensor | None:
         self.batch.run()
         return self.d_x
+
+    def _like_input(self, x: Tensor) -> Tensor:
+        """Room for the input's gradient, 0 in the padding."""
+        new = torch.empty if self.real is None else torch.zeros
+        steps, rows, width = x.shape
+        if self.job.batch_first:
+            return new((rows, steps, width), dtype=x.dtype).transpose(0, 1)
+        return new((steps, rows, width), dtype=x.dtype)
 
     def _flat(self, array: Tensor) -> Matrix:
         array = laid_out(array, self.job.batch_first)
