@@ -150,7 +150,9 @@ class _Call:
             recurrence = kernel.recurrence
             packed = counting.packed_elements(recurrence, kind.sizes, kind.heads, panel)
             steps = min(self.steps, self.layer.recompute or self.steps)
-            cut = counting.cut(packed, groups, steps, self.rows, torch.get_num_threads())
+            totals = any(n.op == "total" for n in recurrence.nodes)
+            threads = torch.get_num_threads()
+            cut = counting.cut(packed, groups, steps, self.rows, threads, dtype.itemsize, totals)
             compiled = kernel.library() is not None if self.compiler else None
             phases = counting.phase_texts(recurrence)
             found.append(KernelUse(recurrence.name, purpose, compiled, phases, cut, packed * groups * dtype.itemsize))
