@@ -421,6 +421,7 @@ def test_figures_are_written_as_people_read_them(tmp_path: Path) -> None:
     rows: list[cases.Row] = [{"table": "t", "case": "c", "a": 1.5}, {"table": "t", "case": "d", "b": "长"}]
     report.write_csv(tmp_path / "a.csv", rows)
     assert report.read_csv(tmp_path / "a.csv") == rows
+    assert report.markdown(rows) == "| a   | b |\n| --- | - |\n| 1.5 |   |\n|     | 长 |"
 
 
 def test_lengths_leave_the_padding_out_of_the_comparison() -> None:

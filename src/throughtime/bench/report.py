@@ -25,9 +25,9 @@ def shown(key: str, value: Value) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table with the keys of the first row as its head, padded so that it reads in a terminal too."""
-    keys = [key for key in rows[0] if key not in (TABLE, CASE, MACHINE)]
-    lines = [keys, *([shown(key, row[key]) for key in keys] for row in rows)]
+    """A table of all the rows' figures, padded so that it reads in a terminal too; what a row lacks stays empty."""
+    keys = list(dict.fromkeys(key for row in rows for key in row if key not in (TABLE, CASE, MACHINE)))
+    lines = [keys, *([shown(key, row.get(key, "")) for key in keys] for row in rows)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(keys))]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(
