@@ -10,7 +10,7 @@ INPUTS  := pyproject.toml constraints.txt
 # Tests run side by side, one thread of torch's each; those about threads set their number themselves.
 PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint docs bench clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*  ## /  make \1: /p' Makefile
@@ -30,12 +30,16 @@ lint: $(VENV)/.installed-test  ## lint, format and static types only
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed-docs  ## build the documentation into build/docs; runs its code, every warning is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "Documentation: build/docs/index.html"
+
 bench: $(VENV)/.installed-test  ## measure against torch.nn; prints tables, see bench/README.md
 	$(BIN)/python bench/compile_time.py
-	$(BIN)/python bench/layers.py
+	$(BIN)/throughtime bench
 
 clean:  ## remove the virtual environment and everything made by tools; runs/ stays
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf .venv build dist docs/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
 	find src tests bench docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -48,4 +52,8 @@ $(VENV)/.installed: $(INPUTS) | $(BIN)/python
 
 $(VENV)/.installed-test: $(INPUTS) | $(BIN)/python
 	$(PINNED) -e '.[test]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: $(INPUTS) | $(BIN)/python
+	$(PINNED) -e '.[docs]'
 	touch $@ $(VENV)/.installed

@@ -14,6 +14,7 @@ from torch import Tensor
 from throughtime import inspect
 from throughtime.fonts import FontMissing
 from throughtime.inspect import pictures
+from throughtime.inspect.page import LIMIT, page, page_data
 from throughtime.tasks.errors import Failure, UsageError
 from throughtime.tasks.files import write_atomic
 from throughtime.tasks.lm.model import LanguageModel
@@ -39,6 +40,7 @@ class Subject:
     read: list[str]
     next: list[str]
     name: str
+    vocabulary: Vocabulary
 
     @classmethod
     def of(cls, run: Run, text: str) -> Subject:
@@ -53,7 +55,7 @@ class Subject:
         spelled = ["\n", *_units(vocabulary, text, ids)]
         settings = run.config["settings"]
         name = f"{settings['cell'].rpartition(':')[2]} {'-'.join(map(str, settings['hidden']))}"
-        return cls(run.model().eval(), numbers[:-1], numbers[1:], spelled[:-1], spelled[1:], name)
+        return cls(run.model().eval(), numbers[:-1], numbers[1:], spelled[:-1], spelled[1:], name, vocabulary)
 
     def errors(self, features: Tensor) -> Tensor:
         """-log p of what came next, in nats [T, B]."""
@@ -70,6 +72,18 @@ class Subject:
         with torch.no_grad():
             nats = self.errors(self.model(self.inputs)[0])[:, 0]
         return np.asarray(nats.double().numpy() / np.log(2))
+
+    @torch.no_grad()
+    def guesses(self) -> list[str]:
+        """For each step the probability of what came next, and the three likeliest units with theirs."""
+        scores = self.model.logits(self.model(self.inputs)[0])[:, 0].softmax(-1)
+        best = scores.topk(min(3, scores.shape[-1]))
+        told = []
+        for t, came in enumerate(self.targets[:, 0].tolist()):
+            likely = zip(best.indices[t].tolist(), best.values[t].tolist(), strict=True)
+            parts = [f"{self.vocabulary.decode([i])!r} {p:.0%}" for i, p in likely]
+            told.append(f"p({self.next[t]!r}) = {scores[t, came]:.0%}; max p: {', '.join(parts)}")
+        return told
 
     def saliency(self) -> np.ndarray:
         """|∂E_t/∂x_k · x_k| [T, T], of the error at step t (row) by what was read at step k (column).
@@ -105,6 +119,9 @@ def inspect_run(settings: InspectSettings) -> None:
     """Draws one picture into a file and says in words what it shows."""
     run = Run.open(Path(settings.run))
     subject = Subject.of(run, _text(settings.text))
+    if settings.kind == "page":
+        _write_page(subject, Path(settings.out or "page.html"))
+        return
     out = Path(settings.out or f"{settings.kind}.png")
     if out.suffix not in (".png", ".svg"):
         raise UsageError(f"--out {out}: give a file that ends in .png or .svg")
@@ -121,9 +138,21 @@ def inspect_run(settings: InspectSettings) -> None:
     print(out)
 
 
+def _write_page(subject: Subject, out: Path) -> None:
+    if out.suffix != ".html":
+        raise UsageError(f"--out {out}: give a file that ends in .html")
+    if len(subject.inputs) > LIMIT:
+        raise UsageError(f"inspect: the text has {len(subject.inputs)} units: give at most {LIMIT} for a page")
+    data = page_data(
+        subject.model, subject.inputs, subject.read, loss=subject.errors, title=subject.name, notes=subject.guesses()
+    )
+    write_atomic(out, page(data).encode())
+    print(out)
+
+
 def _text(given: str) -> str:
     """The text, or that of a file if there is one of this name."""
-    if len(given) < 200 and Path(given).is_file():
+    if os.path.isfile(given):  # which a text too long for a name is not, either
         return Path(given).read_text(encoding="utf-8")
     return os.fsencode(given).decode("utf-8", "replace")
 

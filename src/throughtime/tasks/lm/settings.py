@@ -118,10 +118,10 @@ class InspectSettings:
     """Folder of the run."""
     text: Positional[str]
     """A text, or the name of a file with one."""
-    kind: Positional[Literal["flow", "states", "gates", "weights", "spectrum", "saliency", "surprise"]]
-    """What to draw."""
+    kind: Positional[Literal["flow", "states", "gates", "weights", "spectrum", "saliency", "surprise", "page"]]
+    """What to draw; page: a web page in which one can point at each character and play the network."""
     out: Annotated[str | None, arg(metavar="FILE")] = None
-    """The picture, .png or .svg. Default: the kind, as flow.png."""
+    """The picture, .png or .svg, or the .html page. Default: the kind, as flow.png."""
     loss_at: str = "last"
     """The predictions whose error flows back: last, all, or the number of a step from 0."""
 
