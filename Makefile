@@ -36,7 +36,7 @@ docs: $(VENV)/.installed-docs  ## build the documentation into build/docs; runs 
 
 bench: $(VENV)/.installed-test  ## measure against torch.nn; prints tables, see bench/README.md
 	$(BIN)/python bench/compile_time.py
-	$(BIN)/python bench/layers.py
+	$(BIN)/throughtime bench
 
 clean:  ## remove the virtual environment and everything made by tools; runs/ stays
 	rm -rf .venv build dist docs/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

@@ -21,9 +21,12 @@ import torch
 from torch import Tensor, nn
 
 import throughtime as tt
-from measure import Row, interleaved, machine, markdown, write_csv
+from throughtime.bench.cases import Row
+from throughtime.bench.machine import processor, versions
+from throughtime.bench.report import markdown, write_csv
+from throughtime.bench.timing import interleaved
 
-ROUNDS = 200
+ROUNDS, SECONDS = 200, 10.0
 
 
 def first_steps() -> dict[str, dict[str, float]]:
@@ -90,14 +93,15 @@ def call_rows() -> list[Row]:
                 "rival's training": training(rival, x, ones),
             },
             ROUNDS,
+            SECONDS,
         )
         rows.append(
             {
                 "layer": kind,
-                "forward µs": round(1e6 * times["forward"], 1),
-                "nn's forward µs": round(1e6 * times["rival's forward"], 1),
-                "forward+backward µs": round(1e6 * times["training"], 1),
-                "nn's forward+backward µs": round(1e6 * times["rival's training"], 1),
+                "forward µs": round(1e6 * times["forward"].wall, 1),
+                "nn's forward µs": round(1e6 * times["rival's forward"].wall, 1),
+                "forward+backward µs": round(1e6 * times["training"].wall, 1),
+                "nn's forward+backward µs": round(1e6 * times["rival's training"].wall, 1),
             }
         )
     return rows
@@ -124,7 +128,7 @@ def main() -> None:
     if options.first_steps:
         json.dump(first_steps(), sys.stdout)
         return
-    print(f"{machine()}\n")
+    print(f"{processor()}; {versions()}\n")
     rows = compile_rows()
     print(f"{markdown(rows)}\n\nT = 1, batch 1, hidden 8, 1 thread:\n\n{markdown(call_rows())}")
     if options.csv:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import throughtime as tt
-from measure import machine
+from throughtime.bench.machine import processor, versions
 from throughtime.tasks.lm.batches import Reading, Streams, Window
 from throughtime.tasks.lm.corpus import load_corpus
 from throughtime.tasks.lm.evaluation import evaluate
@@ -69,8 +69,7 @@ class Side:
     def loss(self, inputs: Tensor, targets: Tensor, state: Any) -> tuple[Tensor, Any]:
         if isinstance(self.model, LanguageModel):
             features, state = self.model(inputs, state)
-            total, count = self.model.loss(features, targets)
-            return total / count, state
+            return self.model.loss(features, targets)[0], state
         logits, state = self.model(inputs, state)
         return functional.cross_entropy(logits.flatten(0, 1), targets.flatten()), state
 
@@ -107,7 +106,7 @@ def main() -> None:
     reading = Reading(corpus.training.ids, corpus.vocabulary.start, rare_unknown=True)
     streams = Streams(reading, given.batch, given.bptt, given.seed)
 
-    print(machine())
+    print(f"{processor()}; {versions()}")
     print(f"{given.cell} {given.hidden} x {given.layers}, {units} units, {given.threads} threads; mean loss in nats")
     print(f"{'steps':>12}  {'throughtime':>12}  {'torch.nn':>12}")
     epoch = index = 0

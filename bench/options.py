@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 import throughtime as tt
-from layers import many
-from measure import Row, interleaved, machine, markdown, write_csv
+from throughtime.bench.cases import Row
+from throughtime.bench.machine import many, processor, versions
+from throughtime.bench.report import markdown, write_csv
+from throughtime.bench.timing import interleaved
 
-STEPS, WIDTH = 100, 150
+STEPS, WIDTH, MOST_SECONDS = 100, 150, 600.0
 CELLS = {"LSTM": tt.cells.LSTM, "GRU": tt.cells.GRU, "MGU": tt.cells.MinimalGatedUnit}
 ONE_LAYER: dict[str, dict[str, Any]] = {
     "layer_norm=True": {"layer_norm": True},
@@ -83,7 +85,8 @@ def measure(kind: str, batch: int, rounds: int) -> Mapping[str, tuple[str, float
             name: training(tt.Recurrent(CELLS[kind](), WIDTH, WIDTH, **shape, **option), x, name)
             for name, option in {base: {}, **options, again: {}}.items()
         }
-        seconds = interleaved(calls, rounds)
+        times = interleaved(calls, rounds, MOST_SECONDS)
+        seconds = {name: time.wall for name, time in times.items()}
         without = (seconds[base] + seconds[again]) / 2
         found |= {name: (base, without, seconds[name]) for name in options}
         found[again] = base, seconds[base], seconds[again]
@@ -100,7 +103,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="write milliseconds to this file too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    table: dict[str, dict[str, str | int | float]] = {}
+    table: dict[str, Row] = {}
     rows: list[Row] = []
     for batch in options.batches:
         for kind in options.cells:
@@ -111,7 +114,7 @@ def main() -> None:
                 rows.append({"cell": kind, "batch": batch, "option": name, **times})
     about = (
         f"Time with the option / without it; forward and backward, T = {STEPS}, input and hidden {WIDTH}, float32, "
-        f"{many(options.threads)}; {machine()}."
+        f"{many(options.threads)}; {processor()}; {versions()}."
     )
     print(f"{about}\n\n{markdown(list(table.values()))}")
     if options.csv:

@@ -116,3 +116,21 @@ def test_another_seed_is_other_noise():
     assert not torch.equal(first[0][0], other[0][0])
     layer.eval()
     assert same_bits(results(layer, x, LENGTHS)[0], results(layer, x, LENGTHS, seed=6)[0])
+
+
+@pytest.mark.parametrize("name", ["rnn", "gru", "lstm", "mgu"])
+@pytest.mark.parametrize("rows, directions", [(1, 1), (3, 1), (1, 2), (9, 1)])
+def test_whole_layers_and_teams_of_threads(name, rows, directions):
+    """Products included, vectors as input; with so many units, threads share those of a few sequences."""
+    layer = tt.Recurrent(tt.cells.catalogue[name](), 20, 300, bidirectional=directions == 2)
+    x, lengths = draw(12, rows, 20, seed=1).requires_grad_(), [12, 0, 5, 7, 12, 1, 2, 3, 4][:rows]
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 4, 5):
+            torch.set_num_threads(threads)
+            output, _ = layer(x, lengths=lengths)
+            error = draw(*output.shape, seed=2)
+            found.append([output.detach(), *torch.autograd.grad(output, [x, *layer.parameters()], error)])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for each in found for a, b in zip(each, found[0], strict=True))

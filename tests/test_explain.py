@@ -223,19 +223,21 @@ def test_weights_and_inference():
 @pytest.fixture
 def empty_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("THROUGHTIME_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("throughtime.nn.kernels._compiled", counting_compiled())
+    monkeypatch.setattr("throughtime.nn.kernels.compiled", counting_compiled())
     return tmp_path / "cache"
 
 
 def counting_compiled():
     """The function without its memory of what this process has loaded."""
-    from throughtime.nn.kernels import _compiled
+    from throughtime.nn.kernels import compiled
 
-    return _compiled.__wrapped__
+    return compiled.__wrapped__
 
 
 def cached_names(cache):
-    return sorted(json.loads(f.read_text())["name"] for f in Path(cache).glob("*/build.json"))
+    """The kernels; the products around them are the same for all layers."""
+    names = [json.loads(f.read_text())["name"] for f in Path(cache).glob("*/build.json")]
+    return sorted(name for name in names if name != "products")
 
 
 def test_kernels_are_those_that_a_run_compiles(empty_cache):
@@ -285,6 +287,7 @@ def test_the_rule_of_the_cut_is_the_kernels():
     header = skeletons()["recurrence.h"]
     assert int(re.search(r"useful = 1 \+ work / (\d+);", header)[1]) == counting.WORK_OF_A_THREAD
     assert int(re.search(r"int64_t smallest = (\d+);", header)[1]) == counting.SMALLEST_SLICE
+    assert int(re.search(r"useful = bytes / \((\d+) << 10\);", header)[1]) << 10 == counting.SHARE_OF_A_MEMBER
 
 
 @pytest.mark.parametrize(
@@ -293,16 +296,30 @@ def test_the_rule_of_the_cut_is_the_kernels():
         (1000, 1, 10, 10, 8, (1, 1, 1)),  # too little work for a second thread
         (100_000, 1, 100, 64, 8, (1, 8, 8)),
         (100_000, 2, 100, 64, 8, (2, 4, 8)),
-        (100_000, 1, 100, 9, 8, (1, 2, 2)),  # no slice below four sequences
-        (100_000, 1, 100, 3, 8, (1, 1, 1)),
+        (10_000, 1, 100, 9, 8, (1, 2, 2)),  # no slice below four sequences
         (10_000, 1, 100, 7, 4, (1, 1, 1)),
-        (100_000, 2, 100, 3, 8, (2, 1, 2)),
+        (10_000, 2, 100, 3, 8, (2, 1, 2)),
         (100_000, 2, 100, 64, 3, (2, 2, 3)),
     ],
 )
 def test_how_work_is_cut(packed, groups, steps, rows, threads, expected):
     found = counting.cut(packed, groups, steps, rows, threads)
-    assert (found.groups, found.slices, found.threads) == expected
+    assert (found.groups, found.slices, found.threads, found.team) == (*expected, 1)
+
+
+@pytest.mark.parametrize(
+    "packed, groups, rows, threads, totals, expected",
+    [
+        (100_000, 1, 3, 8, False, (1, 1, 6, 6)),  # no member below 64 KiB of the matrices
+        (100_000, 1, 9, 8, False, (1, 2, 8, 4)),
+        (100_000, 2, 1, 2, False, (2, 1, 2, 1)),
+        (100_000, 2, 1, 5, False, (2, 1, 4, 2)),
+        (100_000, 1, 3, 8, True, (1, 1, 1, 1)),
+    ],
+)
+def test_teams(packed, groups, rows, threads, totals, expected):
+    found = counting.cut(packed, groups, 100, rows, threads, totals=totals)
+    assert (found.groups, found.slices, found.threads, found.team) == expected
 
 
 # ---- what is said

@@ -161,7 +161,9 @@ def test_a_warning_in_words() -> None:
     ids = np.arange(400, dtype=np.int32) % 5
     watch = ErrorWatch(Model(0.5), ids, 64)  # type: ignore[arg-type]
     watch.look()
-    assert watch.line.startswith("error flow over 64 steps: layer 1 ▆")
+    assert watch.line.startswith(
+        "error flow over 64 steps: layer 1 ▅▁"
+    )  # 2^-2.5, the mean of lags 0 to 5, is 62 % of the way from 1 % to 1
     assert watch.line.endswith(" vanishes after 7 steps")
     assert watch.warnings() == [
         "error vanishes after 7 steps in layer 1, of 64 steps; consider gru or lstm, or orthogonal init"

@@ -12,13 +12,12 @@ from torch.nn import functional
 
 import throughtime as tt
 from throughtime.tasks.errors import UsageError
-from throughtime.tasks.lm import loss as loss_module
 from throughtime.tasks.lm.corpus import Text
 from throughtime.tasks.lm.evaluation import evaluate, thinned
-from throughtime.tasks.lm.loss import summed_cross_entropy
 from throughtime.tasks.lm.model import LanguageModel, Shape
 from throughtime.tasks.lm.sampling import Choice, generate, until
 from throughtime.tasks.lm.schedule import Budget, learning_rate
+from throughtime.tasks.lm.training import clip_gradients
 from throughtime.tasks.lm.vocabulary import Vocabulary, build_vocabulary
 
 LETTERS = build_vocabulary("abcdefg\n", "char", None)
@@ -29,35 +28,30 @@ def small_model(hidden: tuple[int, ...] = (6, 6, 5), embedding: int = 0) -> Lang
     return LanguageModel(tt.cells.catalogue["gru"](), Shape(LETTERS.size, embedding, hidden, 0.0)).eval()
 
 
-@pytest.mark.parametrize("block", [1, 30, 1 << 20])
-def test_the_loss_and_its_gradients_are_torchs(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_module, "BLOCK", block)
-    generator = torch.Generator().manual_seed(1)
-    features = torch.randn(13, 4, dtype=torch.float64, generator=generator).requires_grad_()
-    weight = torch.randn(7, 4, dtype=torch.float64, generator=generator).requires_grad_()
-    bias = torch.randn(7, dtype=torch.float64, generator=generator).requires_grad_()
-    targets = torch.randint(7, (13,), generator=generator)
-    operands = (features, weight, bias)
-    expected = functional.cross_entropy(features @ weight.T + bias, targets, reduction="sum")
-    found = summed_cross_entropy(*operands, targets)
-    torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
-    expected_grads = torch.autograd.grad(expected * 0.3, operands)
-    for mine, torchs in zip(torch.autograd.grad(found * 0.3, operands), expected_grads, strict=True):
-        torch.testing.assert_close(mine, torchs, rtol=1e-12, atol=1e-13)
-    with torch.no_grad():
-        torch.testing.assert_close(summed_cross_entropy(*operands, targets), expected, rtol=1e-13, atol=0)
-
-
-@torch.no_grad()
 def test_padding_does_not_count() -> None:
     model = small_model()
     features = torch.randn(3, 2, 5)
     targets = torch.tensor([[1, 2], [3, -1], [-1, -1]])
-    total, count = model.loss(features, targets)
+    mean, count = model.loss(features, targets)
     rows = features[[0, 0, 1], [0, 1, 0]]
     expected = functional.cross_entropy(model.output(rows), torch.tensor([1, 2, 3]), reduction="sum")
     assert count == 3
-    assert float(total) == pytest.approx(float(expected), rel=1e-6)
+    assert mean.item() * 3 == pytest.approx(expected.item(), rel=1e-6)
+    assert model.nats(features, targets) == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("largest", [0.1, 50.0, math.inf])
+def test_gradients_are_clipped_as_torch_clips_them(largest: float) -> None:
+    models = [small_model(), small_model()]
+    for model in models:
+        model.loss(torch.ones(3, 2, 5) * torch.arange(5.0), torch.ones(3, 2, dtype=torch.int64))[0].backward()
+    mine, torchs = models
+    norm = clip_gradients(torch.optim.SGD(mine.parameters(), 1.0), largest)
+    expected = torch.nn.utils.clip_grad_norm_(torchs.parameters(), largest)
+    assert 0.1 < norm < 50.0
+    assert norm == pytest.approx(expected.item(), rel=1e-6)
+    for p, q in zip(mine.parameters(), torchs.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-5, atol=0)
 
 
 def nats_one_by_one(model: LanguageModel, ids: list[int], by_line: bool) -> float:

@@ -45,7 +45,7 @@ def test_wheel_holds_every_source_file_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     source = ROOT / "src"
-    kinds = ("*.py", "*.h", "*.cpp", "py.typed")
+    kinds = ("*.py", "*.h", "*.cpp", "*.html", "py.typed")
     expected = {path.relative_to(source).as_posix() for kind in kinds for path in source.rglob(kind)}
     assert packed == expected
     assert {"throughtime/runtime/pool.cpp", "throughtime/codegen/skeletons/recurrence.h"} <= packed
@@ -63,7 +63,7 @@ def test_wheel_carries_licence_command_and_dependencies(wheel: Path) -> None:
     assert licences == {name: (ROOT / name).read_bytes() for name in ("LICENSE", "NOTICE")}
     assert about["License-Expression"] == "Apache-2.0"
     assert about["Requires-Python"] == ">=3.11"
-    assert set(about.get_all("Provides-Extra", [])) == {"compiler", "chinese", "test"}
+    assert set(about.get_all("Provides-Extra", [])) == {"compiler", "chinese", "docs", "rivals", "test"}
     needed = [line for line in about.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert len(needed) == len(PROJECT["dependencies"])
 
@@ -80,4 +80,5 @@ def test_notice_names_every_direct_dependency() -> None:
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8").lower().replace("pytorch", "torch")
     extras = PROJECT["optional-dependencies"]
     for line in [*PROJECT["dependencies"], *(entry for extra in extras.values() for entry in extra)]:
-        assert re.search(rf"^    {re.split('[<>=]', line)[0]} ", notice, re.MULTILINE), line
+        name = re.split("[<>=]", line)[0].replace("onnxruntime", "onnx runtime")
+        assert re.search(rf"^    {name} ", notice, re.MULTILINE), line

@@ -109,7 +109,7 @@ def test_links_lead_to_files() -> None:
 
 
 def test_readme_table_is_there() -> None:
-    table = re.search(r"<!-- made by bench/layers.py -->\n(.*?)<!-- end -->", README, re.DOTALL)
-    assert table, "bench/layers.py --readme README.md needs its two marks"
+    table = re.search(r"<!-- made by bench/readme_table.py -->\n(.*?)<!-- end -->", README, re.DOTALL)
+    assert table, "bench/readme_table.py needs its two marks"
     for rival in ("nn.RNN", "nn.GRU", "nn.LSTM", "a Python loop"):
         assert f"against {rival} |" in table[1]

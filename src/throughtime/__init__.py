@@ -35,6 +35,7 @@ _HOMES = {
     **dict.fromkeys(("RecurrentCell", "RNNCell", "GRUCell", "LSTMCell"), "throughtime.nn.steps"),
     "convert": "throughtime.nn.convert",
     "explain": "throughtime.nn.explain",
+    "linear_cross_entropy": "throughtime.nn.cross_entropy",
     "formulas": "throughtime.typeset",
     "from_onnx": "throughtime.nn.onnx_operators",
     "truncated": "throughtime.nn.truncated",

@@ -15,6 +15,7 @@ throughtime: recurrent neural networks written as equations
   throughtime train lm [FILE|FOLDER ...]   train a language model; with no file, on Python's own library
   throughtime sample RUN                   write text with it
   throughtime eval RUN FILE ...            measure it on text
+  throughtime bench [TABLE ...]            measure the layers' speed on this machine
   throughtime inspect RUN TEXT flow        draw how its error flows back; also states, gates, weights, ...
   throughtime formulas CELL                a cell's equations; --backward: the error recursions derived from them
   throughtime source CELL                  the text of its kernel
@@ -31,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     # Threads of torch's that wait asleep instead of spinning: next to another process that is twice as fast or more.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if words[:1] != ["bench"]:  # torch is to be measured as it is
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0 if words else 2
@@ -50,6 +52,8 @@ def _find_command(words: list[str]) -> Callable[[], None] | None:
             return lambda: _sample(rest)
         case ["eval", *rest]:
             return lambda: _evaluate(rest)
+        case ["bench", *rest]:
+            return lambda: _bench(rest)
         case ["inspect", *rest]:
             return lambda: _inspect(rest)
         case ["formulas", *rest]:
@@ -93,6 +97,17 @@ def _evaluate(words: list[str]) -> None:
     from throughtime.tasks.lm.commands import evaluate
 
     evaluate(settings)
+
+
+def _bench(words: list[str]) -> None:
+    import tyro
+
+    from throughtime.bench.settings import BenchSettings
+
+    settings = tyro.cli(BenchSettings, args=words, prog="throughtime bench")
+    from throughtime.bench.commands import run
+
+    run(settings)
 
 
 def _inspect(words: list[str]) -> None:

@@ -20,6 +20,7 @@ from throughtime.symbolic.program import Recurrence
 # The rule of run_call in codegen/skeletons/recurrence.h.
 WORK_OF_A_THREAD = 2_000_000
 SMALLEST_SLICE = 4
+SHARE_OF_A_MEMBER = 65536
 
 
 @dataclass(frozen=True)
@@ -85,16 +86,17 @@ def _per_head(sizes: Sizes, heads: int) -> Sizes:
 
 @dataclass(frozen=True)
 class Cut:
-    """How one call is divided: every group (a direction, or a head of one) into slices of the batch. Each slice is one
-    task that owns its sequences for all time steps; `threads` work on the tasks."""
+    """How one call is divided: every group (a direction, or a head of one) into slices of the batch. A slice owns its
+    sequences for all time steps; `team` threads share its units, and `threads` work on all of it."""
 
     groups: int
     slices: int
     threads: int
+    team: int = 1
 
     @property
     def tasks(self) -> int:
-        return self.groups * self.slices
+        return self.groups * self.slices * self.team
 
 
 def packed_elements(recurrence: Recurrence, sizes: Sizes, heads: int, panel: int) -> int:
@@ -109,13 +111,15 @@ def packed_elements(recurrence: Recurrence, sizes: Sizes, heads: int, panel: int
     return count
 
 
-def cut(packed: int, groups: int, steps: int, rows: int, threads: int) -> Cut:
-    """`packed`: numbers of the packed matrices of one group."""
+def cut(packed: int, groups: int, steps: int, rows: int, threads: int, size: int = 4, totals: bool = False) -> Cut:
+    """`packed`: numbers of the packed matrices of one group; `size`: bytes of each; `totals`: whether a step sums over
+    units, which one thread does in one order."""
     useful = 1 + steps * rows * packed * groups // WORK_OF_A_THREAD
     threads = min(threads, useful)
     share = -(-threads // groups)
     slices = max(1, min(rows // SMALLEST_SLICE, share))
-    return Cut(groups, slices, min(threads, groups * slices))
+    team = 1 if totals else max(1, min(threads // (groups * slices), packed * size // SHARE_OF_A_MEMBER))
+    return Cut(groups, slices, min(threads, groups * slices * team), team)
 
 
 def vector_bytes(compiler: Compiler) -> int:

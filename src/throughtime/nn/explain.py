@@ -150,7 +150,9 @@ class _Call:
             recurrence = kernel.recurrence
             packed = counting.packed_elements(recurrence, kind.sizes, kind.heads, panel)
             steps = min(self.steps, self.layer.recompute or self.steps)
-            cut = counting.cut(packed, groups, steps, self.rows, torch.get_num_threads())
+            totals = any(n.op == "total" for n in recurrence.nodes)
+            threads = torch.get_num_threads()
+            cut = counting.cut(packed, groups, steps, self.rows, threads, dtype.itemsize, totals)
             compiled = kernel.library() is not None if self.compiler else None
             phases = counting.phase_texts(recurrence)
             found.append(KernelUse(recurrence.name, purpose, compiled, phases, cut, packed * groups * dtype.itemsize))
@@ -196,7 +198,7 @@ class _Call:
 
     def _kept(self, kind: Kind, level: int) -> dict[str, int]:
         layer = self.layer
-        kept = self._made(kind, level, keep=True)
+        kept = {name: count for name, count in self._made(kind, level, keep=True).items() if name != "net"}
         if layer.recompute is not None:
             chunks = -(-self.steps // layer.recompute)
             states = {"states of all chunks": chunks * kept["final states"]}
@@ -207,9 +209,8 @@ class _Call:
         if layer.derived.noisy[layer.training]:
             kept["seed"] = 8
         if layer.any_weight.dtype in NARROW:
-            # Biases that are added up are kept as their sum; W only for the error that goes on to its input.
+            # Biases that are added up are kept as their sum.
             gone = set(layer.derived.biases if len(layer.derived.biases) > 1 else ())
-            gone |= {"weight_ih"} if level == 0 and not self.wants_gradient and "net" in kept else set()
             own = [layer.own_parameters(level, d) for d in range(layer.directions)]
             kept["copied weights"] = sum(p.nbytes for each in own for n, p in each.items() if n not in gone)
         return kept

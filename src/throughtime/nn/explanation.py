@@ -110,7 +110,8 @@ class Explanation:
             lines += ["", f"layer {use.level}: input {use.input_size}, weights {_size(use.weight_bytes)}"]
             for k in use.kernels:
                 known = {True: "in the cache", False: "not compiled yet", None: "unknown"}[k.compiled]
-                cut = f"{k.cut.groups} x {k.cut.slices} tasks, {k.cut.threads} threads"
+                team = f" x {k.cut.team} members" if k.cut.team > 1 else ""
+                cut = f"{k.cut.groups} x {k.cut.slices}{team} tasks, {k.cut.threads} threads"
                 lines.append(f"  {k.purpose:9} {k.name}: {known}; {cut}; packed {_size(k.packed_bytes)}")
                 if k.purpose != "inference":  # the same steps as forward, which also writes what is kept
                     lines += [f"            {n}. {text}" for n, text in enumerate(k.phases, 1)]

@@ -48,7 +48,9 @@ def is_flat(tensor: Tensor, batch_first: bool) -> bool:
     if unit != 1 and width > 1:
         return False
     if rows == 1 or steps == 1:
-        return True
+        return rows * steps == 1 or (step if rows == 1 else row) >= width
+    if min(step, row) < width:  # rows that share memory
+        return False
     return row == steps * step if batch_first else step == rows * row
 
 
@@ -67,8 +69,8 @@ def laid_out(tensor: Tensor, batch_first: bool) -> Tensor:
     return tensor.transpose(0, 1).contiguous().transpose(0, 1) if batch_first else tensor.contiguous()
 
 
-PIECE = 128
-"""Rows that are summed in one chain: one over all T · B rows would round more than a loop over time."""
+PIECE = 96  # as `piece` in matmul.h
+"""Products that are summed in one chain: one over all T · B rows would round more than a loop over time."""
 
 
 class Products:
@@ -109,12 +111,13 @@ class Products:
         self._rounds[-1] = count + 1, words
 
     def run(self) -> None:
-        """Raises MemoryError if work space cannot be had."""
+        """Makes the products that were added since the last time. Raises MemoryError if work space cannot be had."""
         if not self._rounds:
             return
         function = compiled(products_source(self._name), "products")
         front = torch.get_num_threads(), runtime.parallel_address()
-        for count, words in self._rounds:
+        rounds, self._rounds = self._rounds, []
+        for count, words in rounds:
             packed = array("q", (count, *front, *words))
             if function(packed.buffer_info()[0]):
                 raise MemoryError("no memory for the work space of a matrix product")

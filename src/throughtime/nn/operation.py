@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 
 from throughtime.nn import mapped
 from throughtime.nn.calls import Job, Kind, Operands, Results, holds_numbers, launch, sort_operands, sort_results
-from throughtime.nn.products import OwnProducts, TorchProducts, with_nets
+from throughtime.nn.products import OwnProducts, TorchProducts, launch_on_input
 from throughtime.nn.program import Plan
 
 _transforms_active = torch._C._are_functorch_transforms_active
@@ -42,7 +42,7 @@ def run(job: Job, operands: Operands, x: Tensor | None = None) -> Results:
 def run_flat(job: Job, values: Sequence[Tensor | None], x: Tensor | None = None) -> tuple[bool, Sequence[Tensor]]:
     """`run` on operands and results in a row; whether what the backward pass needs was kept."""
     if not asks_for_derivatives([x, *values]):
-        return job.keep, launch(job, values if x is None else with_nets(job, x, values))
+        return job.keep, launch(job, values) if x is None else launch_on_input(job, x, values)
     job = job._replace(keep=True)
     if _is_transformed():
         return True, _Transformed.apply(job, *values)  # type: ignore[no-untyped-call]
@@ -58,7 +58,9 @@ def asks_for_derivatives(values: Sequence[Tensor | None]) -> bool:
 
 def takes_input(kind: Kind, x: Tensor) -> bool:
     """Whether `run` may be given the input: in eager code, on tensors that hold numbers, for a cell that maps it."""
-    return "net" in kind.program.reads and holds_numbers(x) and not (torch.compiler.is_compiling() or _is_transformed())
+    if torch.compiler.is_compiling() or _is_transformed():
+        return False
+    return "net" in kind.program.reads and holds_numbers(x)
 
 
 def _is_transformed() -> bool:
@@ -70,7 +72,7 @@ class _Recur(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, job: Job, x: Tensor | None, *values: Tensor | None) -> tuple[Tensor, ...]:
-        outputs = launch(job, values if x is None else with_nets(job, x, values))
+        outputs = launch(job, values) if x is None else launch_on_input(job, x, values)
         ctx.job = job
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, *values, *outputs)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear
 
-from throughtime.nn.calls import Job
+from throughtime.nn.calls import Job, launch
 from throughtime.nn.matmul import PIECE, Matrix, Products, flat_matrix, laid_out, matrix
 from throughtime.nn.route import Block, Product
 
@@ -30,9 +30,9 @@ def input_product(x: Tensor, weight: Tensor) -> Tensor:
     return embedding(x, table)
 
 
-def with_nets(job: Job, x: Tensor, values: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The operands with W x in the place of each direction's W."""
-    found = list(values)
+def launch_on_input(job: Job, x: Tensor, values: Sequence[Tensor | None]) -> list[Tensor]:
+    """`launch`, where each direction's read "net" is not W x but W: that is put in its place."""
+    found, made = list(values), []
     batch: Products | None = None
     for slot in job.kind.net_slots:
         weight = values[slot]
@@ -43,13 +43,39 @@ def with_nets(job: Job, x: Tensor, values: Sequence[Tensor | None]) -> list[Tens
         if batch is None:
             batch, x = Products(weight.dtype), laid_out(x, job.batch_first)
             real = real_rows(job, values[0])
-        shape = (job.rows, job.steps) if job.batch_first else (job.steps, job.rows)
-        net = weight.new_empty((*shape, weight.shape[0]))
-        batch.add(flat_matrix(x), matrix(weight).t, matrix(net.flatten(0, 1)), rows=real)
-        found[slot] = net.transpose(0, 1) if job.batch_first else net
+        net = _taken((job.steps, job.rows, weight.shape[0]), weight.dtype, job.batch_first)
+        made.append(net)
+        batch.add(flat_matrix(x), matrix(weight).t, flat_matrix(net), chain=PIECE, rows=real)
+        found[slot] = net
     if batch is not None:
         batch.run()
-    return found
+    results = launch(job, found)
+    for net in made:
+        _spare[_key(net.shape, net.dtype, job.batch_first)] = net
+    return results
+
+
+_spare: dict[object, Tensor] = {}
+"""The last net of each shape, for the next call: memory that is fetched anew from the system costs as much as to fill
+it."""
+_MOST_SPARE = 4
+
+
+def _key(shape: Sequence[int], dtype: torch.dtype, batch_first: bool) -> object:
+    return (*shape, dtype, batch_first)
+
+
+def _taken(shape: tuple[int, int, int], dtype: torch.dtype, batch_first: bool) -> Tensor:
+    """A tensor [T, B, W], used before or new. Taken out of the store, so that two threads never have the same one."""
+    found = _spare.pop(_key(shape, dtype, batch_first), None)
+    if found is not None:
+        return found
+    if len(_spare) >= _MOST_SPARE:
+        _spare.clear()
+    steps, rows, width = shape
+    if batch_first:
+        return torch.empty((rows, steps, width), dtype=dtype).transpose(0, 1)
+    return torch.empty(shape, dtype=dtype)
 
 
 def real_rows(job: Job, lengths: Tensor | None) -> Tensor | None:
@@ -144,8 +170,8 @@ class OwnProducts(TorchProducts):
         if of_x:
             more = self.d_x is not None
             if self.d_x is None:
-                self.d_x = torch.empty_like(x) if self.real is None else torch.zeros_like(x)
-            self.batch.add(errors, matrix(weight), flat_matrix(self.d_x), more=more, rows=self.real)
+                self.d_x = self._like_input(x)
+            self.batch.add(errors, matrix(weight), flat_matrix(self.d_x), chain=PIECE, more=more, rows=self.real)
         if not of_weight:
             return None
         gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
@@ -169,6 +195,14 @@ class OwnProducts(TorchProducts):
     def finish(self) -> Tensor | None:
         self.batch.run()
         return self.d_x
+
+    def _like_input(self, x: Tensor) -> Tensor:
+        """Room for the input's gradient, 0 in the padding."""
+        new = torch.empty if self.real is None else torch.zeros
+        steps, rows, width = x.shape
+        if self.job.batch_first:
+            return new((rows, steps, width), dtype=x.dtype).transpose(0, 1)
+        return new((steps, rows, width), dtype=x.dtype)
 
     def _flat(self, array: Tensor) -> Matrix:
         array = laid_out(array, self.job.batch_first)

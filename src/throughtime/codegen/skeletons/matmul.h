@@ -37,6 +37,9 @@ struct MatrixProduct {
   }
 };
 
+// The chains of W x and its gradients; nn/matmul.py says the same.
+inline constexpr int64_t piece = 96;
+
 // A panel of this depth takes 16 KiB, half of a small first-level cache.
 template <class T>
 inline constexpr int64_t block_depth = 16384 / (panel<T> * int64_t(sizeof(T)));

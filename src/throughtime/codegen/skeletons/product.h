@@ -6,7 +6,7 @@
 // of depth, whatever the tile: the same bits for any batch, any thread and any chunk.
 #pragma once
 
-#include "lanes.h"
+#include "transpose.h"
 
 namespace tt {
 

@@ -35,8 +35,12 @@ struct InputMap {
       for (int64_t p = 0; p < panels(); ++p) {
         T* to[tile_rows];
         for (int v = 0; v < tall; ++v) to[v] = net + (r + v) * rows + p * panel<T>;
-        strip_rows<T, tile_rows>(tall, from, 1, packed + p * panel<T> * depth, depth, to, rows - p * panel<T>,
-                                 Start::zero);
+        for (int64_t k = 0; k < depth; k += piece) {
+          const T* part[tile_rows];
+          for (int v = 0; v < tall; ++v) part[v] = from[v] + k;
+          strip_rows<T, tile_rows>(tall, part, 1, packed + (p * depth + k) * panel<T>, depth - k < piece ? depth - k : piece,
+                                   to, rows - p * panel<T>, k ? Start::add : Start::zero);
+        }
       }
     }
   }

@@ -50,7 +50,7 @@ def draw_states(flow: Flow, labels: Sequence[str], title: str, sequence: int = 0
 def draw_gates(flow: Flow, labels: Sequence[str], title: str, sequence: int = 0) -> Figure:
     """Every gate over time, and on the right for each unit how often it is stuck low and stuck high."""
     rows = [(f, name) for f in reversed(flow.layers) for name in f.gates]
-    height = 0.8 + 1.9 * max(1, len(rows))
+    height = 0.8 + 1.9 * len(rows)
     figure = new_figure(width_for(len(labels)) + 3.6, height, title, "".join(labels))
     grid = figure.subplots(len(rows), 2, squeeze=False, width_ratios=[width_for(len(labels)) - 1, 2.2])
     for (axes, beside), (layer, name) in zip(grid, rows, strict=True):

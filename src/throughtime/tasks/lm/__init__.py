@@ -7,7 +7,6 @@ vocabulary  text <-> numbers
 baselines   what simple models and xz need for the held-out text
 batches     numbers -> windows of [time, batch], in a fixed order
 model       embedding or one-hot -> recurrent layers -> linear
-loss        cross-entropy in blocks of rows
 schedule    budget, learning rate
 training    the loop: truncated back-propagation through time
 evaluation  loss, perplexity, bits per character of a text

@@ -90,7 +90,7 @@ def _streams(model: LanguageModel, text: Text, vocabulary: Vocabulary) -> float:
     for first in range(0, length, STEPS):
         here = slice(first, first + STEPS)
         features, state = model(inputs[here], state)
-        nats += float(model.loss(features, targets[here])[0])
+        nats += model.nats(features, targets[here])
     return nats
 
 
@@ -112,5 +112,5 @@ def _lines(model: LanguageModel, text: Text, vocabulary: Vocabulary) -> float:
         assert window.lengths is not None
         lengths = torch.from_numpy(window.lengths)
         features, state = model(torch.from_numpy(window.inputs), None if window.fresh else state, lengths)
-        nats += float(model.loss(features, torch.from_numpy(window.targets))[0])
+        nats += model.nats(features, torch.from_numpy(window.targets))
     return nats

@@ -183,7 +183,11 @@ def _figure(kind: str, subject: Subject, loss_at: Any) -> Figure:
     if kind == "states":
         return pictures.draw_states(flow, subject.read, f"{subject.name}: the states over time")
     if kind == "gates":
+        if not any(f.gates for f in flow.layers):
+            raise Failure("inspect gates: nothing that has a name in this cell's step is made by sigmoid, tanh or relu")
         return pictures.draw_gates(flow, subject.read, f"{subject.name}: gates over time, and how often they are stuck")
+    if not any(f.spectra for f in flow.layers):
+        raise Failure("inspect spectrum: this cell has no square recurrent matrix, so no eigenvalues")
     return pictures.draw_spectrum(flow, f"{subject.name}: eigenvalues of the recurrent matrices, and the unit circle")
 
 

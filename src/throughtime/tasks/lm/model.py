@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import throughtime as tt
 from throughtime.tasks.lm.batches import IGNORED
-from throughtime.tasks.lm.loss import summed_cross_entropy
 
 if TYPE_CHECKING:
     from throughtime import Cell
@@ -64,12 +63,19 @@ class LanguageModel(nn.Module):
         return features, after
 
     def loss(self, features: Tensor, targets: Tensor) -> tuple[Tensor, int]:
-        """Summed cross-entropy in nats (float64 scalar) and the number of targets that are not IGNORED."""
-        flat, picked = features.flatten(0, 1), targets.flatten()
-        kept = picked != IGNORED
-        if not bool(kept.all()):
-            flat, picked = flat[kept], picked[kept]
-        return summed_cross_entropy(flat, self.output.weight, self.output.bias, picked), len(picked)
+        """Mean cross-entropy in nats, and the number of targets [T, B] that it is the mean of: those not IGNORED."""
+        mean = tt.linear_cross_entropy(
+            features, self.output.weight, targets, linear_bias=self.output.bias, ignore_index=IGNORED
+        )
+        return mean, int(torch.count_nonzero(targets != IGNORED))
+
+    @torch.no_grad()
+    def nats(self, features: Tensor, targets: Tensor) -> float:
+        """Summed cross-entropy of the targets [T, B] that are not IGNORED, added up in float64."""
+        each = tt.linear_cross_entropy(
+            features, self.output.weight, targets, linear_bias=self.output.bias, ignore_index=IGNORED, reduction="none"
+        )
+        return float(each.sum(dtype=torch.float64))
 
     def logits(self, features: Tensor) -> Tensor:
         """Scores [..., V] of the next unit."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from throughtime.tasks.errors import Failure, Interrupted
 from throughtime.tasks.interrupt import StopRequest
@@ -59,11 +59,11 @@ def make_optimizer(name: str, model: LanguageModel, lr: float) -> torch.optim.Op
         case "sgd":
             return torch.optim.SGD(parameters, lr)
         case "momentum":
-            return torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True)
+            return torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True, fused=True)
         case "rmsprop":
             return torch.optim.RMSprop(parameters, lr)
         case "adagrad":
-            return torch.optim.Adagrad(parameters, lr)
+            return torch.optim.Adagrad(parameters, lr, fused=True)
         case "adam":
             return torch.optim.Adam(parameters, lr, betas=(0.9, 0.99), fused=True)
         case "adamw":
@@ -101,7 +101,7 @@ def run_training(
         for group in optimizer.param_groups:
             group["lr"] = lr
         started = time.monotonic()
-        loss = _update(training, source.window(progress.epoch, progress.window), settings.clip)
+        loss = update(training, source.window(progress.epoch, progress.window), settings.clip)
         progress.window += 1
         if progress.window == source.windows_in(progress.epoch):
             progress.epoch, progress.window = progress.epoch + 1, 0
@@ -127,28 +127,42 @@ def run_training(
             raise Interrupted(f"stopped and saved at step {progress.step}", stop.signal_number)
 
 
-def _update(training: Training, window: Window, clip: float) -> float:
+def update(training: Training, window: Window, clip: float) -> float:
     """One step of the optimizer on the mean loss of a window; the loss in nats per unit."""
     model, progress = training.model, training.progress
     if window.fresh:
         training.state = None
     lengths = None if window.lengths is None else torch.from_numpy(window.lengths)
     features, state = model(torch.from_numpy(window.inputs), training.state, lengths)
-    total, count = model.loss(features, torch.from_numpy(window.targets))
+    loss, count = model.loss(features, torch.from_numpy(window.targets))
     training.optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(total / count)
-    nats = float(total.detach())
-    norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip if clip > 0 else math.inf))
-    if not (math.isfinite(nats) and math.isfinite(norm)):
-        raise Failure(_diagnosis(training, nats, norm))
+    torch.autograd.backward(loss)
+    mean = loss.item()
+    norm = clip_gradients(training.optimizer, clip if clip > 0 else math.inf)
+    if not (math.isfinite(mean) and math.isfinite(norm)):
+        raise Failure(_diagnosis(training, mean, norm))
     training.optimizer.step()
     training.state = map_state(Tensor.detach, state)
-    progress.nats += nats
+    progress.nats += mean * count
     progress.targets += count
     progress.updates += 1
     progress.norms += norm
     progress.clipped += int(0 < clip < norm)
-    return nats / count
+    return mean
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, largest: float) -> float:
+    """The norm of all gradients together; where it is larger than `largest`, they are scaled down to that norm.
+
+    torch's own clip_grad_norm_ multiplies every gradient in any case, with 1 if need be.
+    """
+    parameters = (p for group in optimizer.param_groups for p in group["params"])
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = math.hypot(*(torch.linalg.vector_norm(gradient).item() for gradient in gradients))
+    if norm > largest:
+        for gradient in gradients:
+            gradient.mul_(largest / norm)
+    return norm
 
 
 def _evaluate(

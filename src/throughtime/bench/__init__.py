@@ -1,0 +1,1 @@
+"""`throughtime bench`: the project's claims about speed, measured on the user's own machine."""

@@ -1,0 +1,296 @@
+// The loop over time for some sequences. `Cell` says what one step does; this file says when.
+// There is no barrier in the loop, unless sequences are fewer than threads: then a team of these shares the units.
+#pragma once
+
+#include "at.h"
+#include "pack.h"
+#include "team.h"
+
+namespace tt {
+
+template <class Cell, class T>
+struct Slice {
+  // Net results of as many units as fit the first-level cache are made at once.
+  static constexpr int64_t net_room = 16384 / int64_t(sizeof(T));
+
+  const Call<Cell, T>& call;
+  const Group<Cell, T>& group;
+  const T* packed;
+  int64_t first, rows, count = 0;  // count: sequences that this step belongs to
+  T* memory = nullptr;
+  T** buffer = nullptr;  // [row][carries + buffers]
+  T** next = nullptr;    // [row][carries]
+  T** partial = nullptr; // [row][sums], what was added up since the last flush
+  int64_t* active = nullptr;
+  T* nets = nullptr;
+  Vec<T>* totals = nullptr;  // [row][totals of the phase]
+  Team* team = nullptr;
+  int64_t member = 0, members = 1;
+  bool left = false;  // this member has left its team
+  const T* packed_here = nullptr;
+
+  static constexpr int per_row = Cell::carries + Cell::buffers;
+  static constexpr int most_totals = totals_of(typename Cell::Phases{});
+
+  Slice(const Call<Cell, T>& c, const Group<Cell, T>& g, const T* p, int64_t f, int64_t r)
+      : call(c), group(g), packed(p), first(f), rows(r) {}
+
+  bool open(int64_t net_count) {
+    int64_t row_size = 0;
+    for (int k = 0; k < Cell::carries; ++k) row_size += 2 * call.padded(Cell::carry_width[k]);
+    for (int k = 0; k < Cell::buffers; ++k) row_size += call.padded(Cell::buffer_width[k]);
+    for (int k = 0; k < Cell::sums; ++k) row_size += call.padded(Cell::sum_width[k]);
+    memory = allocate<T>(rows * row_size + net_count);
+    buffer = (T**)malloc(size_t(rows) * (per_row + Cell::carries + Cell::sums) * sizeof(T*));
+    active = (int64_t*)malloc(size_t(rows) * sizeof(int64_t));
+    totals = (Vec<T>*)allocate<T>(rows * most_totals * lanes<T>);
+    if (!memory || !buffer || !active || !totals) return false;
+    next = buffer + rows * per_row;
+    partial = next + rows * Cell::carries;
+    T* at = memory;
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int k = 0; k < Cell::carries; ++k) {
+        const int64_t size = call.padded(Cell::carry_width[k]);
+        memset(at, 0, size_t(2 * size) * sizeof(T));
+        buffer[r * per_row + k] = at;
+        next[r * Cell::carries + k] = at + size;
+        at += 2 * size;
+      }
+      for (int k = 0; k < Cell::buffers; ++k) {
+        buffer[r * per_row + Cell::carries + k] = at;
+        at += call.padded(Cell::buffer_width[k]);
+      }
+      for (int k = 0; k < Cell::sums; ++k) {
+        const int64_t size = call.padded(Cell::sum_width[k]), width = call.width_of(Cell::sum_width[k]);
+        memset(group.sums[k].data + (first + r) * group.sums[k].row, 0, size_t(width) * sizeof(T));
+        memset(at, 0, size_t(size) * sizeof(T));
+        partial[r * Cell::sums + k] = at;
+        at += size;
+      }
+    }
+    nets = at;
+    load_states();
+    return true;
+  }
+
+  // A member's slice: its own net results and addresses, the rows of its leader.
+  bool borrow(const Slice& leader, int64_t net_count) {
+    const size_t addresses = size_t(rows) * (per_row + Cell::carries + Cell::sums);
+    nets = memory = allocate<T>(net_count);
+    buffer = (T**)malloc(addresses * sizeof(T*));
+    active = (int64_t*)malloc(size_t(rows) * sizeof(int64_t));
+    totals = (Vec<T>*)allocate<T>(rows * most_totals * lanes<T>);
+    if (!memory || !buffer || !active || !totals) return false;
+    memcpy((void*)buffer, (const void*)leader.buffer, addresses * sizeof(T*));
+    next = buffer + rows * per_row;
+    partial = next + rows * Cell::carries;
+    return true;
+  }
+
+  // The part of `count` panels that is this member's.
+  int64_t begin_of(int64_t count) const { return count * member / members; }
+  int64_t end_of(int64_t count) const { return count * (member + 1) / members; }
+
+  void load_states() {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int k = 0; k < Cell::carries; ++k) {
+        const size_t bytes = size_t(call.width_of(Cell::carry_width[k])) * sizeof(T);
+        const Array<const T>& start = group.start[k];
+        if (start.data)
+          memcpy(buffer[r * per_row + k], start.data + (first + r) * start.row, bytes);
+        else
+          memset(buffer[r * per_row + k], 0, bytes);
+      }
+  }
+
+  void store_states() {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int k = 0; k < Cell::carries; ++k)
+        if (group.end[k].data)
+          memcpy(group.end[k].data + (first + r) * group.end[k].row, buffer[r * per_row + k],
+                 size_t(call.width_of(Cell::carry_width[k])) * sizeof(T));
+  }
+
+  void release() {
+    free(memory);
+    free(buffer);
+    free(active);
+    free(totals);
+  }
+
+  // A sequence that has ended keeps its state; what would be written for it is zero.
+  void select_active(int64_t t) {
+    count = 0;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t b = first + r;
+      if (!group.lengths || call.origin + t < group.lengths[b]) {
+        active[count++] = r;
+        continue;
+      }
+      if (member) continue;
+      for (int k = 0; k < Cell::writes; ++k)
+        memset(group.writes[k].data + t * group.writes[k].step + b * group.writes[k].row, 0,
+               size_t(call.width_of(Cell::write_width[k])) * sizeof(T));
+    }
+  }
+
+  // Sums are added up in two steps, so that they round less than one chain over all time steps would.
+  static constexpr int64_t flush_steps = 8;
+
+  void flush() {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int k = 0; k < Cell::sums; ++k) {
+        T* to = group.sums[k].data + (first + r) * group.sums[k].row;
+        T* from = partial[r * Cell::sums + k];
+        const int64_t width = call.width_of(Cell::sum_width[k]), blocks = (width + panel<T> - 1) / panel<T>;
+        const int64_t begin = begin_of(blocks) * panel<T>, end = end_of(blocks) * panel<T>;
+        for (int64_t j = begin; j < end && j < width; ++j) {
+          to[j] += from[j];
+          from[j] = T(0);
+        }
+      }
+  }
+
+  // Panels [block0, block1) x nets of one product, for every active sequence.
+  template <class Product>
+  void multiply(int64_t width, int phase_nets, int64_t block0, int64_t block1) {
+    int64_t depth[Product::sources], deep = 0;
+    for (int s = 0; s < Product::sources; ++s) deep += depth[s] = call.width_of(Product::source_width[s]);
+    const int64_t blocks = (width + panel<T> - 1) / panel<T>;
+    const int64_t row_step = (block1 - block0) * phase_nets * panel<T>;
+    const int64_t groups_of_rows = (count + tile_rows - 1) / tile_rows;
+    // A matrix that outgrows the second-level cache is read from the third at every step.
+    const bool far = groups_of_rows > 1 && blocks * Product::nets * deep * panel<T> * int64_t(sizeof(T)) > 1 << 20;
+    const T* vectors[Product::sources * tile_rows];
+    T* out[tile_accumulators];
+    TileCall<T> tiles = {vectors, depth, Product::sources, nullptr, deep * panel<T>, nullptr,
+                         panel<T> * int64_t(sizeof(T)) / groups_of_rows, out, row_step};
+    for (int64_t q = 0, r0 = 0; q < groups_of_rows; ++q) {
+      const int tall = int((count - r0 + groups_of_rows - q - 1) / (groups_of_rows - q));
+      for (int s = 0; s < Product::sources; ++s)
+        for (int r = 0; r < tall; ++r)
+          vectors[s * tall + r] = buffer[active[r0 + r] * per_row + Product::source[s]];
+      const int64_t last = block1 * Product::nets;
+      for (int64_t p = block0 * Product::nets; p < last;) {
+        for (int64_t k = 0; k < tile_accumulators && p + k < last; ++k) {
+          const int64_t block = (p + k) / Product::nets, net = (p + k) % Product::nets;
+          out[k] = nets + r0 * row_step + ((block - block0) * phase_nets + Product::first + net) * panel<T>;
+        }
+        tiles.packed = packed_here + p * tiles.panel_step;
+        // While these panels are used, the next ones come from the outer cache, a share with every group of rows.
+        tiles.ahead = !far ? nullptr
+                      : (const char*)(tiles.packed + (last - block0 * Product::nets) * tiles.panel_step) + q * deep * tiles.ahead_step;
+        p += tile_panels<T, tile_rows>(tall, tiles, last - p);
+      }
+      r0 += tall;
+    }
+    packed_here += blocks * Product::nets * deep * panel<T>;
+  }
+
+  template <class... Products>
+  void multiply_all(Sequence<Products...>, [[maybe_unused]] int64_t width, [[maybe_unused]] int phase_nets,
+                    [[maybe_unused]] int64_t block0, [[maybe_unused]] int64_t block1) {
+    (multiply<Products>(width, phase_nets, block0, block1), ...);
+  }
+
+  template <class... Products>
+  int64_t packed_of_phase([[maybe_unused]] int64_t width, Sequence<Products...>) {
+    return (pack_product<Cell, T, Products>(call, group, width, nullptr) + ... + 0);
+  }
+
+  template <class Phase>
+  void run(int64_t t) {
+    const int64_t width = call.width_of(Phase::width);
+    const int64_t blocks = (width + panel<T> - 1) / panel<T>;
+    int64_t together = Phase::nets ? net_room / (count * Phase::nets * panel<T>) : blocks;
+    together = together < 1 ? 1 : together > blocks ? blocks : together;
+    if (Phase::totals) memset((void*)totals, 0, size_t(count) * Phase::totals * sizeof(Vec<T>));
+    const T* packed_phase = packed_here;
+    if (begin_of(blocks) == end_of(blocks)) packed_here += packed_of_phase(width, typename Phase::Products{});
+    const int64_t last = end_of(blocks);
+    for (int64_t block0 = begin_of(blocks); block0 < last; block0 += together) {
+      const int64_t block1 = block0 + together < last ? block0 + together : last;
+      packed_here = packed_phase;
+      multiply_all(typename Phase::Products{}, width, Phase::nets, block0, block1);
+      for (int64_t i = 0; i < count; ++i) pointwise<Phase>(t, i, width, block0, block1);
+    }
+    for (int64_t i = 0; i < count; ++i)
+      for (int k = 0; k < Phase::totals; ++k)
+        *buffer[active[i] * per_row + Phase::total_buffer[k]] = sum_lanes(totals[i * Phase::totals + k]);
+    if (members > 1) {
+      team->meet();
+      if (team->given_up) give_up();
+    }
+  }
+
+  // At a meeting: the leader goes on alone, the others have nothing more to do.
+  void give_up() { member ? void(left = true) : void(members = 1); }
+
+  template <class Phase>
+  TT_INLINE void pointwise(int64_t t, int64_t i, int64_t width, int64_t block0, int64_t block1) {
+    const int64_t r = active[i], b = first + r;
+    const T* reads[Cell::reads + 1];
+    T* writes[Cell::writes + 1];
+    for (int k = 0; k < Cell::reads; ++k) reads[k] = group.reads[k].data + t * group.reads[k].step + b * group.reads[k].row;
+    for (int k = 0; k < Cell::writes; ++k)
+      writes[k] = group.writes[k].data + t * group.writes[k].step + b * group.writes[k].row;
+    T* const* sums = partial + r * Cell::sums;
+    // The next step's numbers come from an outer cache while this step is made.
+    const char *ahead[Cell::reads + 1], *ahead_writes[Cell::writes + 1];
+    int near = 0, near_writes = 0;
+    if (group.reverse ? t > 0 : t + 1 < call.steps) {
+      for (int k = 0; k < Cell::reads; ++k)
+        if (group.reads[k].step)
+          ahead[near++] = (const char*)(group.reverse ? reads[k] - group.reads[k].step : reads[k] + group.reads[k].step);
+      for (int k = 0; k < Cell::writes; ++k)
+        ahead_writes[near_writes++] =
+            (const char*)(group.reverse ? writes[k] - group.writes[k].step : writes[k] + group.writes[k].step);
+    }
+    const int64_t net_step = Phase::nets * panel<T>;
+    const T* net = nets + i * (block1 - block0) * net_step;
+    for (int64_t block = block0; block < block1; ++block, net += net_step)
+      for (int half = 0; half < 2; ++half) {
+        const int64_t unit = block * panel<T> + half * lanes<T>;
+        if (half == 0 || vector_bytes == 64) {
+          const int64_t line = unit * int64_t(sizeof(T));
+          for (int k = 0; k < near; ++k) __builtin_prefetch(ahead[k] + line);
+          for (int k = 0; k < near_writes; ++k) __builtin_prefetch(ahead_writes[k] + line, 1);
+        }
+        const int64_t n = width - unit;
+        const T* here = net + half * lanes<T>;
+        if (n >= lanes<T>) {
+          At<Cell, T, true> at{call, group.seed, reads, writes, sums, buffer + r * per_row, next + r * Cell::carries, here,
+                               totals + i * Phase::totals, t, b, unit, lanes<T>};
+          Phase::pointwise(at);
+        } else if (n > 0) {
+          At<Cell, T, false> at{call, group.seed, reads, writes, sums, buffer + r * per_row, next + r * Cell::carries, here,
+                                totals + i * Phase::totals, t, b, unit, int(n)};
+          Phase::pointwise(at);
+        }
+      }
+  }
+
+  template <class... Phases>
+  void loop(Sequence<Phases...>) {
+    for (int64_t k = 0; k < call.steps; ++k) {
+      const int64_t t = group.reverse ? call.steps - 1 - k : k;
+      if (k == 0 || group.lengths) select_active(t);
+      if (count == 0) continue;
+      packed_here = packed;
+      ((left ? void() : run<Phases>(t)), ...);
+      if (left) return;
+      for (int64_t i = 0; i < count; ++i)
+        for (int c = 0; c < Cell::carries; ++c) {
+          T*& seen = buffer[active[i] * per_row + c];
+          T*& made = next[active[i] * Cell::carries + c];
+          T* swapped = seen;
+          seen = made;
+          made = swapped;
+        }
+      if (Cell::sums && (k + 1) % flush_steps == 0) flush();
+    }
+    if (Cell::sums) flush();
+  }
+};
+
+}  // namespace tt

@@ -1,0 +1,89 @@
+"""The package's own matrix products against torch's in float64."""
+
+import itertools
+
+import pytest
+import torch
+
+from throughtime.nn.matmul import Products, flat_matrix, is_flat, laid_out, matrix
+
+SIZES = [(1, 1, 1), (7, 33, 5), (100, 150, 301), (13, 1, 700), (5, 17, 1), (64, 64, 64), (257, 40, 129)]
+
+
+def error(a, b):
+    return ((a.double() - b).norm() / b.norm()).item()
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.float64, 1e-14)])
+@pytest.mark.parametrize("rows, columns, depth", SIZES)
+def test_products(rows, columns, depth, dtype, tolerance):
+    torch.manual_seed(0)
+    for of_left, of_right, chain, more in itertools.product((False, True), (False, True), (0, 96, 7), (False, True)):
+        left = torch.randn(depth, rows, dtype=dtype).t() if of_left else torch.randn(rows, depth, dtype=dtype)
+        right = torch.randn(columns, depth, dtype=dtype).t() if of_right else torch.randn(depth, columns, dtype=dtype)
+        out = torch.full((rows + 2, columns + 3), 7.0, dtype=dtype)
+        place = out[1:-1, 1:-2]
+        expected = left.double() @ right.double() + (place.double() if more else 0)
+        batch = Products(dtype)
+        batch.add(matrix(left), matrix(right), matrix(place), chain=chain, more=more)
+        batch.run()
+        assert error(place, expected) < tolerance
+        place.fill_(7.0)
+        assert bool((out == 7).all())  # nothing outside was touched
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_only_the_listed_rows_and_depths(transposed):
+    torch.manual_seed(0)
+    left, right = torch.randn(50, 40), torch.randn(40, 20)
+    rows, depth = torch.arange(0, 50, 3), torch.tensor([0, 5, 6, 7, 20, 39])
+    poisoned = left.clone()
+    poisoned[torch.ones(50, dtype=torch.bool).scatter(0, rows, False)] = float("nan")
+    given = poisoned.t().contiguous().t() if transposed else poisoned
+    out = torch.zeros(50, 20)
+    batch = Products(torch.float32)
+    batch.add(matrix(given), matrix(right), matrix(out), rows=rows)
+    batch.run()
+    assert error(out[rows], left[rows].double() @ right.double()) < 1e-6
+    assert int(out.count_nonzero()) == len(rows) * 20
+    batch = Products(torch.float32)
+    poisoned = right.clone()
+    poisoned[torch.ones(40, dtype=torch.bool).scatter(0, depth, False)] = float("nan")
+    batch.add(matrix(left), matrix(poisoned), matrix(out), depth=depth)
+    batch.run()
+    assert error(out, left[:, depth].double() @ right[depth].double()) < 1e-6
+
+
+def test_the_same_bits_for_any_number_of_threads():
+    torch.manual_seed(0)
+    left, right, before = torch.randn(700, 300), torch.randn(300, 500), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            out, gradient = torch.empty(700, 500), torch.empty(300, 500)
+            batch = Products(torch.float32)
+            batch.add(matrix(left), matrix(right), matrix(out))
+            batch.run()
+            batch.add(matrix(left).t, matrix(out), matrix(gradient), chain=96)
+            batch.run()
+            found.append((out, gradient))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for each in found for a, b in zip(each, found[0], strict=True))
+
+
+def test_layouts():
+    steps, rows, width = 5, 3, 4
+    time_first = torch.randn(steps, rows, width)
+    batch_first = torch.randn(rows, steps, width).transpose(0, 1)
+    assert is_flat(time_first, False) and not is_flat(time_first, True)
+    assert is_flat(batch_first, True) and not is_flat(batch_first, False)
+    assert flat_matrix(time_first)[1:] == flat_matrix(batch_first)[1:] == (15, 4, 4, 1)
+    expanded = torch.randn(1, 1, width).expand(steps, rows, width)
+    assert not is_flat(expanded, False)
+    for batched in (False, True):
+        copied = laid_out(expanded, batched)
+        assert is_flat(copied, batched) and torch.equal(copied, expanded)
+    assert flat_matrix(torch.randn(1, 3, 4))[1:4] == (3, 4, 4)
+    assert flat_matrix(torch.randn(3, 1, 4).transpose(0, 1))[1:4] == (3, 4, 4)
