@@ -285,7 +285,7 @@ def test_panels_of_the_packed_matrices():
 
 def test_the_rule_of_the_cut_is_the_kernels():
     header = skeletons()["recurrence.h"]
-    assert int(re.search(r"useful = 1 \+ work / (\d+);", header)[1]) == counting.WORK_OF_A_THREAD
+    assert int(re.search(r"useful = 1 \+ call\.work / (\d+);", header)[1]) == counting.WORK_OF_A_THREAD
     assert int(re.search(r"int64_t smallest = (\d+);", header)[1]) == counting.SMALLEST_SLICE
     assert int(re.search(r"useful = bytes / \((\d+) << 10\);", header)[1]) << 10 == counting.SHARE_OF_A_MEMBER
 

@@ -60,6 +60,7 @@ struct Call {
   T** packed;      // of each group
   int64_t slices;  // of one group
   int64_t team;    // threads of one slice
+  int64_t work;    // multiply-adds of all steps
   Team* teams;
   int failed;
 

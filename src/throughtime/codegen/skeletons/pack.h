@@ -5,9 +5,15 @@
 
 namespace tt {
 
+// Which panels a thread packs: those whose number leaves `part` when divided by `parts`.
+struct Share {
+  int64_t part = 0, parts = 1;
+};
+
 // Visits every panel of every product in the order in which multiply() reads them; returns the elements passed.
 template <class Cell, class T, class Product>
-int64_t pack_product(const Call<Cell, T>& call, const Group<Cell, T>& group, int64_t width, T* to) {
+int64_t pack_product(const Call<Cell, T>& call, const Group<Cell, T>& group, int64_t width, T* to,
+                     Share share = {}) {
   T* at = to;
   int64_t passed = 0;
   for (int64_t unit = 0; unit < width; unit += panel<T>)
@@ -15,7 +21,8 @@ int64_t pack_product(const Call<Cell, T>& call, const Group<Cell, T>& group, int
       for (int s = 0; s < Product::sources; ++s) {
         const Factor factor = Product::factor[net * Product::sources + s];
         const int64_t depth = call.width_of(Product::source_width[s]);
-        if (to) pack_panel(at + passed, group.matrices[factor.matrix], factor.transposed, unit, width, depth);
+        if (to && unit / panel<T> % share.parts == share.part)
+          pack_panel(at + passed, group.matrices[factor.matrix], factor.transposed, unit, width, depth);
         passed += depth * panel<T>;
       }
   return passed;
@@ -23,16 +30,18 @@ int64_t pack_product(const Call<Cell, T>& call, const Group<Cell, T>& group, int
 
 template <class Cell, class T, class... Products>
 int64_t pack_products([[maybe_unused]] const Call<Cell, T>& call, [[maybe_unused]] const Group<Cell, T>& group,
-                      [[maybe_unused]] int64_t width, [[maybe_unused]] T* to, Sequence<Products...>) {
+                      [[maybe_unused]] int64_t width, [[maybe_unused]] T* to, [[maybe_unused]] Share share,
+                      Sequence<Products...>) {
   int64_t passed = 0;
-  ((passed += pack_product<Cell, T, Products>(call, group, width, to ? to + passed : nullptr)), ...);
+  ((passed += pack_product<Cell, T, Products>(call, group, width, to ? to + passed : nullptr, share)), ...);
   return passed;
 }
 
 template <class Cell, class T, class... Phases>
-int64_t pack_phases(const Call<Cell, T>& call, const Group<Cell, T>& group, T* to, Sequence<Phases...>) {
+int64_t pack_phases(const Call<Cell, T>& call, const Group<Cell, T>& group, T* to, Sequence<Phases...>,
+                    Share share = {}) {
   int64_t passed = 0;
-  ((passed += pack_products(call, group, call.width_of(Phases::width), to ? to + passed : nullptr,
+  ((passed += pack_products(call, group, call.width_of(Phases::width), to ? to + passed : nullptr, share,
                             typename Phases::Products{})),
    ...);
   return passed;

@@ -12,7 +12,7 @@ bool lead(Slice<Cell, T>& slice, Call<Cell, T>& call, int64_t number, int64_t ro
   if (call.team > 1) {
     slice.team = call.teams + number;
     slice.team->leader = open ? &slice : nullptr;
-    slice.team->close(call.team);
+    slice.team->close(call.team, call.work / call.groups / 100);
     slice.members = slice.team->members;
   }
   if (slice.members > 1) slice.team->meet();  // every member has what it needs, or has said that it has not
@@ -66,16 +66,15 @@ int run_call(const int64_t* a) {
   call.group = (Group<Cell, T>*)malloc(size_t(call.groups) * sizeof(Group<Cell, T>));
   call.packed = (T**)calloc(size_t(call.groups), sizeof(T*));
   call.failed = !call.group || !call.packed;
-  int64_t work = 0;
   for (int64_t g = 0; g < call.groups && !call.failed; ++g) {
     a = call.group[g].parse(a);
     const int64_t size = pack_phases(call, call.group[g], (T*)nullptr, typename Cell::Phases{});
-    work += call.steps * call.rows * size;
+    call.work += call.steps * call.rows * size;
     call.packed[g] = allocate<T>(size);
     call.failed = !call.packed[g];
   }
   // A sleeping thread wakes in some 20 microseconds: each must have more multiply-adds than are done in that time.
-  const int64_t useful = 1 + work / 2000000;
+  const int64_t useful = 1 + call.work / 2000000;
   if (call.threads > useful) call.threads = useful;
   // Fewer sequences than this share one reading of the weights better than two threads would.
   const int64_t smallest = 4;
@@ -86,10 +85,11 @@ int run_call(const int64_t* a) {
   if (call.team > 1) call.failed |= !(call.teams = allocate_teams(call.groups * call.slices));
   if (!call.failed && call.rows > 0) {
     call.parallel(
-        call.groups, call.threads,
-        [](void* context, int64_t g) {
+        call.groups * call.team, call.threads,
+        [](void* context, int64_t task) {
           auto& c = *(Call<Cell, T>*)context;
-          pack_phases(c, c.group[g], c.packed[g], typename Cell::Phases{});
+          const int64_t g = task / c.team;
+          pack_phases(c, c.group[g], c.packed[g], typename Cell::Phases{}, Share{task % c.team, c.team});
         },
         &call);
     call.parallel(

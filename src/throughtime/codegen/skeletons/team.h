@@ -29,9 +29,9 @@ inline int64_t nanoseconds() {
 
 struct alignas(128) Team {
   static constexpr int64_t closed = int64_t(1) << 32;
-  static constexpr int64_t patience = 100000;        // nanoseconds at a meeting; a step takes some ten thousand
-  static constexpr int64_t welcome = 50000;          // for a sleeping thread to wake up
-  static constexpr int64_t pause = 500000000;        // without teams, after one had to be given up
+  // Nanoseconds at a meeting: a step takes some ten thousand, another program's turn on the core some millions.
+  static constexpr int64_t patience = 500000;
+  static constexpr int64_t pause = 50000000;  // without teams, after one had to be given up
   static inline int64_t none_before = 0;
 
   int64_t joined = 0;  // members but the leader; with `closed`, no more of them
@@ -43,9 +43,9 @@ struct alignas(128) Team {
 
   static bool allowed() { return nanoseconds() >= __atomic_load_n(&none_before, __ATOMIC_RELAXED); }
 
-  // The leader's: waits for the others and says how many there are.
-  void close(int64_t wanted) {
-    const int64_t deadline = nanoseconds() + welcome;
+  // The leader's: waits for the others to wake up, `welcome` nanoseconds at most, and says how many there are.
+  void close(int64_t wanted, int64_t welcome) {
+    const int64_t deadline = nanoseconds() + (welcome < 1000000 ? welcome : 1000000);
     while (__atomic_load_n(&joined, __ATOMIC_ACQUIRE) < wanted - 1 && nanoseconds() < deadline) relax();
     const int64_t found = __atomic_fetch_or(&joined, closed, __ATOMIC_ACQ_REL);
     __atomic_store_n(&members, found + 1, __ATOMIC_RELEASE);
