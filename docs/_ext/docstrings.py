@@ -19,7 +19,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
 def _process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     text = "\n".join(lines)
     text = re.sub(r"^( *)(\S[^\n]*)\n\n(?=\1    \S)", _example, text, flags=re.MULTILINE)
-    lines[:] = text.split("\n")
+    # |λ| is a length here, not the name of a substitution.
+    lines[:] = re.sub(r"`[^`]*`|\|", lambda m: r"\|" if m[0] == "|" else m[0], text).split("\n")
 
 
 def _example(match: re.Match[str]) -> str:
