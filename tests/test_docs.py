@@ -73,3 +73,17 @@ def test_a_block_that_fails_is_found(tmp_path: Path) -> None:
 def test_blocks_of_a_page() -> None:
     page = "one\n\n```python\na = 1\n```\n\n```{formulas} rnn\n```\n\n```sh\nls\n```\n"
     assert blocks_of(page) == [Block("python", "a = 1\n", 4), Block("sh", "ls\n", 11)]
+
+
+def test_formulas_are_typeset_whole() -> None:
+    pytest.importorskip("latex2mathml", reason="comes with the extra docs")
+    pytest.importorskip("sphinx", reason="comes with the extra docs")
+    from mathml import mathml
+
+    for name in tt.cells.catalogue:
+        for section in tt.formulas(name, backward=True):
+            # The rows are lines of their own, with the sign of equality in a column.
+            assert mathml(section.latex, "block").count("<mtr>") == len(section.lines), (name, section.key)
+    for unknown in (r"\begin{flalign} a &= b \end{flalign}", r"\unheard{a}"):
+        with pytest.raises(ValueError, match="not understood in the formula"):
+            mathml(unknown)
