@@ -86,7 +86,7 @@ def test_one_compilation_serves_every_length_and_batch():
     with torch._dynamo.config.patch(error_on_recompile=True):
         for steps, rows in ((100, 7), (33, 20)):
             x = torch.randn(steps, rows, 3)
-            assert torch.equal(compiled(x)[0], layer(x)[0])
+            torch.testing.assert_close(compiled(x)[0], layer(x)[0])
 
 
 class Noisy(tt.Cell):
@@ -119,11 +119,8 @@ def test_export_with_free_batch_and_time(name, strict):
     program = torch.export.export(layer, (torch.randn(4, 3, 3),), dynamic_shapes=({0: time, 1: batch},), strict=strict)
     for steps, rows in ((1, 1), (7, 2), (50, 9)):
         x = torch.randn(steps, rows, 3)
-        output, state = program.module()(x)
-        expected, expected_state = layer(x)
-        assert torch.equal(output, expected)
-        for a, b in zip(flat(state), flat(expected_state), strict=True):
-            assert torch.equal(a, b)
+        # A graph's W x is torch's product, which sums in another order.
+        torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-5, atol=1e-6)
 
 
 def test_an_exported_program_runs_and_trains_where_the_cell_is_unknown(tmp_path):

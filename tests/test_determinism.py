@@ -6,6 +6,10 @@ input is word numbers, for which the input product is a choice of columns, and t
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -134,3 +138,23 @@ def test_whole_layers_and_teams_of_threads(name, rows, directions):
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for each in found for a, b in zip(each, found[0], strict=True))
+
+
+TEAM = """
+import torch, throughtime as tt
+layer, x, error = tt.GRU(8, 300), torch.randn(9, 1, 8), torch.randn(9, 1, 300)
+found = []
+for threads, times in ((1, 1), (2, 6000)):
+    torch.set_num_threads(threads)
+    for _ in range(times):
+        found.append(torch.autograd.grad(layer(x)[0], list(layer.parameters()), error))
+        if threads > 1:
+            assert all(torch.equal(a, b) for a, b in zip(found.pop(), found[0], strict=True))
+"""
+
+
+def test_a_team_ends_together():
+    """Memory that the leader has freed is overwritten here: whoever still reads it gives other numbers."""
+    command = [sys.executable, "-c", TEAM]
+    done = subprocess.run(command, env={**os.environ, "MALLOC_PERTURB_": "170"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,11 +1,13 @@
 """The package's own matrix products against torch's in float64."""
 
 import itertools
+import re
 
 import pytest
 import torch
 
-from throughtime.nn.matmul import Products, flat_matrix, is_flat, laid_out, matrix
+from throughtime.codegen.source import skeletons
+from throughtime.nn.matmul import PIECE, Products, flat_matrix, is_flat, laid_out, matrix
 
 SIZES = [(1, 1, 1), (7, 33, 5), (100, 150, 301), (13, 1, 700), (5, 17, 1), (64, 64, 64), (257, 40, 129)]
 
@@ -87,3 +89,7 @@ def test_layouts():
         assert is_flat(copied, batched) and torch.equal(copied, expanded)
     assert flat_matrix(torch.randn(1, 3, 4))[1:4] == (3, 4, 4)
     assert flat_matrix(torch.randn(3, 1, 4).transpose(0, 1))[1:4] == (3, 4, 4)
+
+
+def test_sessions_sum_in_the_same_pieces():
+    assert int(re.search(r"int64_t piece = (\d+);", skeletons()["matmul.h"])[1]) == PIECE

@@ -109,7 +109,8 @@ def test_a_step_makes_no_tensor_and_a_session_ends_with_its_last_name():
     session = layer_of("lstm").session(2)
     output = session.step(torch.randn(2, WORDS))
     assert session.step(torch.randn(2, WORDS)) is output is session.output
-    assert not output.requires_grad
+    session.step(torch.randn(2, WORDS, dtype=torch.float64, requires_grad=True))  # copied, without its graph
+    assert not output.requires_grad and not session._x.requires_grad
     ended = weakref.ref(session)
     del session
     gc.collect()
@@ -124,6 +125,12 @@ def test_a_step_makes_no_tensor_and_a_session_ends_with_its_last_name():
             lambda: tt.GRU(WORDS, H, backend="reference").session(),
             NotImplementedError,
             'no place for backend="reference"',
+        ),
+        (lambda: tt.GRU(WORDS, H, heads=3).session(), NotImplementedError, "no place for heads"),
+        (
+            lambda: tt.GRU(WORDS, H).session().step(torch.zeros(1, WORDS, device="meta")),
+            RuntimeError,
+            "works on the CPU, the input is on meta: move it",
         ),
         (lambda: tt.GRU(WORDS, H).session(0), ValueError, "batch should be a number of sequences above 0, got 0"),
         (

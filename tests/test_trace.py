@@ -157,6 +157,20 @@ def test_error_may_enter_through_the_trace():
     assert set(found) == {"weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"}
 
 
+def test_a_value_of_two_names_has_both():
+    """Without activation an Elman cell's state is its pre-activation."""
+    layer = tt.RNN(INPUTS, H, nonlinearity="identity", dtype=torch.float64)
+    x, error, more, most = (torch.randn(T, B, n, dtype=torch.float64) for n in (INPUTS, H, H, H))
+    output, _, (trace,) = layer(x, return_all=True)
+    assert torch.equal(trace.values["net.net"], output) and torch.equal(trace.values["h"], output)
+    torch.autograd.backward([output, trace.values["h"], trace.values["net.net"]], [error, more, most])
+    delta = torch.zeros(B, H, dtype=torch.float64)
+    for t in reversed(range(T)):
+        delta = error[t] + more[t] + most[t] + delta @ layer.weight_hh_l0.detach()
+        for name in ("h", "net.net"):
+            torch.testing.assert_close(trace.errors[name][t], delta, rtol=1e-10, atol=1e-12)
+
+
 def test_shapes_follow_the_input():
     for batch_first in (False, True):
         layer = layer_of("gru", batch_first=batch_first)

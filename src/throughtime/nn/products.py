@@ -51,6 +51,8 @@ def launch_on_input(job: Job, x: Tensor, values: Sequence[Tensor | None]) -> lis
         batch.run()
     results = launch(job, found)
     for net in made:
+        if net.nbytes > _LARGEST_SPARE:
+            continue
         _spare[_key(net.shape, net.dtype, job.batch_first)] = net
     return results
 
@@ -59,6 +61,7 @@ _spare: dict[object, Tensor] = {}
 """The last net of each shape, for the next call: memory that is fetched anew from the system costs as much as to fill
 it."""
 _MOST_SPARE = 4
+_LARGEST_SPARE = 32 << 20  # bytes: what a long sequence needed once must not be held for ever
 
 
 def _key(shape: Sequence[int], dtype: torch.dtype, batch_first: bool) -> object:

@@ -29,7 +29,7 @@ class Session:
     tensor every time: copy what must outlive the next step. A session belongs to one thread at a time.
 
     Raises NotImplementedError for layers that cannot be run step by step (both directions, reverse) or whose steps need
-    more than x (signals, connections between layers), and for the reference backend.
+    more than x (signals, connections between layers), for heads, and for the reference backend.
     """
 
     def __init__(self, layer: Recurrent, batch: int = 1, state: Any = None) -> None:
@@ -56,8 +56,10 @@ class Session:
             raise TypeError(f"a step expects a tensor or a word number, got {type(x).__name__}")
         if x.shape != self._x.shape:
             raise ValueError(f"a step expects x as {tuple(self._x.shape)}, got {tuple(x.shape)}")
+        if not x.is_cpu:
+            raise RuntimeError(f"a session works on the CPU, the input is on {x.device}: move it with .to()")
         if x.dtype != self._dtype or not x.is_contiguous():
-            x = self._x.copy_(x)
+            x = self._x.copy_(x.detach())
         self._run(self._handles, self._count, x.data_ptr(), 0)
         return self.output
 
@@ -211,6 +213,7 @@ def _check(layer: Recurrent, batch: int) -> None:
         "both directions": layer.bidirectional,
         "the reverse direction": layer.reverse,
         "connections between layers": layer.connections is not None,
+        "heads": layer.heads > 1,
         'backend="reference"': layer.backend != "compiled",
         f"the signals {', '.join(layer.derived.signals)}": bool(layer.derived.signals),
     }

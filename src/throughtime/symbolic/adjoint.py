@@ -160,7 +160,8 @@ def propagate(
         if array.startswith(FIXED):
             return
         if array == TRACE:
-            adjoints.late[node.index] = read
+            known = adjoints.late.get(node.index)  # a value that is traced under two names
+            adjoints.late[node.index] = read if known is None else known + read
         else:
             adjoints.add(node, read)
 

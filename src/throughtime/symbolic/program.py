@@ -212,10 +212,11 @@ def lowered(
 
 
 def _named_once(named: Iterable[tuple[str, Node]]) -> list[Write]:
-    """A block of the trace for each value, under its first name; a name that is used again gets a number."""
+    """A block of the trace for each value, under its first name; a name that is used again gets a number. Affine maps
+    are found under theirs in every cell, so one that is a state too (an Elman cell without activation) has two."""
     writes: dict[str, Write] = {}
     for name, node in named:
-        if any(w.node is node for w in writes.values()):
+        if not name.startswith("net.") and any(w.node is node for w in writes.values()):
             continue
         unique, number = name, 2
         while unique in writes:

@@ -290,6 +290,7 @@ struct Slice {
       if (Cell::sums && (k + 1) % flush_steps == 0) flush();
     }
     if (Cell::sums) flush();
+    if (members > 1) team->meet();  // the rows' memory is the leader's, who frees it when all are done with it
   }
 };
 
