@@ -56,6 +56,25 @@ def test_only_the_listed_rows_and_depths(transposed):
     assert error(out, left[:, depth].double() @ right[depth].double()) < 1e-6
 
 
+@pytest.mark.parametrize("rows", [[], [0], [799], list(range(800)), list(range(3, 790, 7)), list(range(400))])
+def test_rows_that_are_not_listed_are_cleared(rows):
+    left, right, before = torch.randn(800, 130), torch.randn(130, 170), torch.get_num_threads()
+    listed = torch.tensor(rows, dtype=torch.int64)
+    try:
+        for threads in (1, 4):
+            torch.set_num_threads(threads)
+            out = torch.full((800, 171), float("nan"))
+            batch = Products(torch.float32)
+            batch.add(matrix(left), matrix(right), matrix(out[:, :170]), rows=listed, clear=True)
+            batch.run()
+            expected = torch.zeros(800, 170, dtype=torch.float64)
+            expected[rows] = left[rows].double() @ right.double()
+            torch.testing.assert_close(out[:, :170].double(), expected, rtol=1e-4, atol=1e-4)
+            assert out[:, 170].isnan().all()
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_same_bits_for_any_number_of_threads():
     torch.manual_seed(0)
     left, right, before = torch.randn(700, 300), torch.randn(300, 500), torch.get_num_threads()

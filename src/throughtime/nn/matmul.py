@@ -90,11 +90,13 @@ class Products:
         more: bool = False,
         rows: Tensor | None = None,
         depth: Tensor | None = None,
+        clear: bool = False,
     ) -> None:
         """out = left right, or out += left right if `more`, for which what was added before is then complete.
 
         Every element is one chain of multiply-adds; of chains of `chain` products, added up, if that is not 0.
-        `rows` (int64): only those rows of `left` and `out`; `depth`: only those columns of `left` and rows of `right`.
+        `rows` (int64, ascending): only those rows of `left` and `out`, whose other rows become 0 if `clear`; `depth`:
+        only those columns of `left` and rows of `right`.
         """
         if more or not self._rounds:
             self._rounds.append((0, []))
@@ -106,7 +108,7 @@ class Products:
             *(left.address, left.row_step, left.column_step),
             *(right.address, right.row_step, right.column_step),
             *(out.address, out.row_step, chain, more),
-            *(0 if rows is None else rows.data_ptr(), 0 if depth is None else depth.data_ptr()),
+            *(0 if rows is None else rows.data_ptr(), 0 if depth is None else depth.data_ptr(), out.rows if clear else 0),
         )
         self._rounds[-1] = count + 1, words
 

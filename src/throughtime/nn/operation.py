@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from throughtime.nn import mapped
-from throughtime.nn.calls import Job, Kind, Operands, Results, holds_numbers, launch, sort_operands, sort_results
+from throughtime.nn.calls import Job, Operands, Results, holds_numbers, launch, sort_operands, sort_results
 from throughtime.nn.products import OwnProducts, TorchProducts, launch_on_input
-from throughtime.nn.program import Plan
+from throughtime.nn.program import Plan, Program
 
 _transforms_active = torch._C._are_functorch_transforms_active
 
@@ -56,11 +56,11 @@ def asks_for_derivatives(values: Sequence[Tensor | None]) -> bool:
     return _is_transformed()
 
 
-def takes_input(kind: Kind, x: Tensor) -> bool:
+def takes_input(program: Program, x: Tensor) -> bool:
     """Whether `run` may be given the input: in eager code, on tensors that hold numbers, for a cell that maps it."""
     if torch.compiler.is_compiling() or _is_transformed():
         return False
-    return "net" in kind.program.reads and holds_numbers(x)
+    return "net" in program.reads and holds_numbers(x)
 
 
 def _is_transformed() -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear
@@ -85,15 +86,26 @@ def real_rows(job: Job, lengths: Tensor | None) -> Tensor | None:
     """The numbers of those of the T · B rows that are not padding; None where all are real."""
     if lengths is None:
         return None
-    real = torch.arange(job.origin, job.origin + job.steps)[:, None] < lengths
-    return (real.t() if job.batch_first else real).flatten().nonzero().flatten()
+    # By NumPy: torch's threads, which wake for a large tensor, would then spin on cores that the recurrence needs.
+    real = np.arange(job.origin, job.origin + job.steps)[:, None] < lengths.numpy()
+    return torch.from_numpy(np.flatnonzero(real.T if job.batch_first else real))
+
+
+def without_padding(x: Tensor, lengths: Tensor | None, origin: int = 0) -> Tensor:
+    """x [T, B, I], whose first step is number `origin`, with 0 where it is not to be read. Word numbers [T, B] have
+    none that cannot be."""
+    if lengths is None or x.dim() == 2:
+        return x
+    steps = torch.arange(origin, origin + x.shape[0], device=x.device)
+    return x.masked_fill((steps.unsqueeze(1) >= lengths).unsqueeze(2), 0)
 
 
 class TorchProducts:
     """Gradients as torch operations. `row`: the arrays of the call, `done`: the results of its backward pass."""
 
     def __init__(self, job: Job, row: Sequence[Tensor | None], done: Sequence[Tensor], x: Tensor | None) -> None:
-        self.job, self.row, self.done, self.x = job, row, done, x
+        self.job, self.row, self.done = job, row, done
+        self.x = x if x is None else without_padding(x, row[0], job.origin)
         self.d_x: Tensor | None = None
 
     def input_gradients(self, delta: Tensor, weight: Tensor, of_x: bool, of_weight: bool) -> Tensor | None:
@@ -157,9 +169,9 @@ class OwnProducts(TorchProducts):
     """Gradients by the package's own products, all of them when everything has been said. They skip padding."""
 
     def __init__(self, job: Job, row: Sequence[Tensor | None], done: Sequence[Tensor], x: Tensor | None) -> None:
-        if x is not None and x.dim() == 3:
-            x = laid_out(x, job.batch_first)
-        super().__init__(job, row, done, x)
+        self.job, self.row, self.done = job, row, done
+        self.x = laid_out(x, job.batch_first) if x is not None and x.dim() == 3 else x
+        self.d_x = None
         self.batch = Products(done[0].dtype)
         self.real = real_rows(job, row[0])
         self.alive: list[Tensor] = []  # what the batch only knows the address of
@@ -174,7 +186,8 @@ class OwnProducts(TorchProducts):
             more = self.d_x is not None
             if self.d_x is None:
                 self.d_x = self._like_input(x)
-            self.batch.add(errors, matrix(weight), flat_matrix(self.d_x), chain=PIECE, more=more, rows=self.real)
+            d_x = flat_matrix(self.d_x)
+            self.batch.add(errors, matrix(weight), d_x, chain=PIECE, more=more, rows=self.real, clear=not more)
         if not of_weight:
             return None
         gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
@@ -200,12 +213,11 @@ class OwnProducts(TorchProducts):
         return self.d_x
 
     def _like_input(self, x: Tensor) -> Tensor:
-        """Room for the input's gradient, 0 in the padding."""
-        new = torch.empty if self.real is None else torch.zeros
+        """Room for the input's gradient."""
         steps, rows, width = x.shape
         if self.job.batch_first:
-            return new((rows, steps, width), dtype=x.dtype).transpose(0, 1)
-        return new((steps, rows, width), dtype=x.dtype)
+            return x.new_empty((rows, steps, width)).transpose(0, 1)
+        return x.new_empty((steps, rows, width))
 
     def _flat(self, array: Tensor) -> Matrix:
         array = laid_out(array, self.job.batch_first)

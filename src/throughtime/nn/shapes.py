@@ -145,8 +145,8 @@ def prepare(layer: Recurrent, input: Any, state: Any, lengths: Any) -> Call:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     if packing is None and lengths is not None:
         lengths = _lengths(lengths, x)
-        padding = torch.arange(x.shape[0]).unsqueeze(1).to(x.device) >= lengths
-        x = x.masked_fill(padding if words else padding.unsqueeze(2), 0)
+        if words:  # those in the padding may be none of the vocabulary
+            x = x.masked_fill(torch.arange(x.shape[0], device=x.device).unsqueeze(1) >= lengths, 0)
     if words:
         x = checked_words(x, layer.input_size)
     states, is_tuple = checked_states(layer, state, weight, x.shape[1], batched, autocast)

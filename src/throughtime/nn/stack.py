@@ -13,7 +13,7 @@ from throughtime.nn import connections
 from throughtime.nn.calls import Job, Operands
 from throughtime.nn.operation import run, takes_input
 from throughtime.nn.precision import widened
-from throughtime.nn.products import input_product
+from throughtime.nn.products import input_product, without_padding
 from throughtime.nn.reference import reference_layer
 from throughtime.nn.registered import run_traced
 from throughtime.nn.signals import signal_seen
@@ -62,10 +62,11 @@ def _run_layer(
     layer: Recurrent, x: Tensor, starts: list[Tensor | None], call: Call, level: int, trace: Trace | None
 ) -> tuple[Tensor, list[Tensor]]:
     """x [T, B, I] or word numbers [T, B], starts [D, B, W] -> output [T, B, D·H] and the final states [D, B, W]."""
+    if not level and call.packing is None and not _skips_padding(layer, x):
+        x = without_padding(x, call.lengths)
     seed = torch.randint(2**62, ()) if layer.derived.noisy[layer.training] else None
     own = [_weights(layer, call, level, d) for d in range(layer.directions)]
-    chunked = layer.recompute is not None and torch.is_grad_enabled()
-    if layer.backend == "compiled" and not chunked:
+    if layer.backend == "compiled" and not _is_cut(layer):
         return _recur(layer, x, starts, call, own, level, tuple(range(layer.directions)), 0, seed, trace)
     parts = []
     for d in range(layer.directions):
@@ -76,6 +77,16 @@ def _run_layer(
             parts.append(reference_layer(layer, x, begin, call, own[d], level, d, seed))
     states = [torch.cat(s) for s in zip(*(p[1] for p in parts), strict=True)]
     return torch.cat([p[0] for p in parts], -1), states
+
+
+def _is_cut(layer: Recurrent) -> bool:
+    return layer.recompute is not None and torch.is_grad_enabled()
+
+
+def _skips_padding(layer: Recurrent, x: Tensor) -> bool:
+    """Whether nothing but the operation reads x, which knows the lengths."""
+    program = layer.derived.programs[layer.training]
+    return layer.backend == "compiled" and not _is_cut(layer) and takes_input(program, x) and "x" not in program.reads
 
 
 def _chunks(
@@ -120,7 +131,7 @@ def _recur(
     derived = layer.derived
     reverse = tuple(layer.runs_backwards(d) for d in directions)
     kind = derived.kind(layer.sizes(level), reverse, directions, layer.training, trace is not None, call.resets)
-    given = x if takes_input(kind, x) else None
+    given = x if takes_input(kind.program, x) else None
     signals = {signal_array(name): name for name in call.signals}
     reads: list[dict[str, Tensor]] = []
     parameters: list[list[Tensor]] = []

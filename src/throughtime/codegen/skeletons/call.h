@@ -24,6 +24,7 @@ struct Group {
   bool reverse;
   int64_t seed;
   const int64_t* lengths;  // null: every sequence is as long as the call
+  int64_t* order;          // which sequences the slices have, one after the other; null: as they are numbered
   Array<const T> start[Cell::carries];
   Array<T> end[Cell::carries];
   Array<const T> reads[Cell::reads + 1];
@@ -35,6 +36,7 @@ struct Group {
     reverse = *a++ != 0;
     seed = *a++;
     lengths = (const int64_t*)*a++;
+    order = nullptr;
     for (int k = 0; k < Cell::carries; ++k, a += 4) {
       start[k] = {(const T*)a[0], 0, a[1]};
       end[k] = {(T*)a[2], 0, a[3]};
@@ -64,6 +66,8 @@ struct Call {
   Team* teams;
   int failed;
 
+  // The first sequence of a slice; of the one after the last: their number.
+  int64_t first_of(int64_t slice) const { return rows * slice / slices; }
   int64_t width_of(int index) const { return width[index]; }
   int64_t padded(int index) const { return (width[index] + panel<T> - 1) / panel<T> * panel<T>; }
 };

@@ -21,6 +21,7 @@ struct MatrixProduct {
   int64_t chain;  // depth of one chain; 0: all of it
   bool add;       // to what stands in `out`
   const int64_t *row_list, *depth_list;  // which rows of left and out, which of the depth's; null: all of them
+  int64_t cleared;  // rows of `out` of which those that are not in row_list become 0; 0: they stay as they are
   int64_t row_tasks, column_tasks;
 
   int64_t row(int64_t i) const { return row_list ? row_list[i] : i; }
@@ -33,7 +34,8 @@ struct MatrixProduct {
     out = (T*)a[9], out_step = a[10];
     chain = a[11], add = a[12] != 0;
     row_list = (const int64_t*)a[13], depth_list = (const int64_t*)a[14];
-    return a + 15;
+    cleared = a[15];
+    return a + 16;
   }
 };
 
@@ -115,7 +117,19 @@ struct Rectangle {
   int64_t row0, row1, column0, column1;
   T *right, *left;  // packed blocks
 
+  // The rows of `out` between those of the list, which ascends.
+  void clear() {
+    const int64_t from = row0 ? product.row(row0 - 1) + 1 : 0;
+    for (int64_t i = row0, gap = from; i <= row1; ++i) {
+      const int64_t row = i < product.rows ? product.row(i) : product.cleared;
+      if (i == row1 && row1 < product.rows) break;  // that gap is the next rectangle's
+      for (; gap < row; ++gap) memset(product.out + gap * product.out_step + column0, 0, size_t(column1 - column0) * sizeof(T));
+      gap = row + 1;
+    }
+  }
+
   void run() {
+    if (product.cleared) clear();
     const int64_t longest = product.chain && product.chain < block_depth<T> ? product.chain : block_depth<T>;
     for (int64_t c = column0; c < column1; c += block_columns * panel<T>) {
       const int64_t end = c + block_columns * panel<T> < column1 ? c + block_columns * panel<T> : column1;

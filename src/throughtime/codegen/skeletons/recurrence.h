@@ -36,6 +36,34 @@ bool work_for(Slice<Cell, T>& slice, Team& team, int64_t room) {
   return true;
 }
 
+// ---- sequences of unlike lengths --------------------------------------------------------------
+
+struct Sized {
+  int64_t length, number;
+};
+
+// Deals a group's sequences out to the slices, the longest first, so that all have as many steps to make. False without
+// memory.
+template <class Cell, class T>
+bool deal(const Call<Cell, T>& call, Group<Cell, T>& group) {
+  auto* sized = (Sized*)malloc(size_t(call.rows) * sizeof(Sized));
+  group.order = (int64_t*)malloc(size_t(call.rows) * sizeof(int64_t));
+  if (sized && group.order) {
+    for (int64_t b = 0; b < call.rows; ++b) sized[b] = {group.lengths[b], b};
+    qsort(sized, size_t(call.rows), sizeof(Sized), [](const void* a, const void* b) {
+      const Sized &x = *(const Sized*)a, &y = *(const Sized*)b;
+      return x.length != y.length ? (x.length < y.length ? 1 : -1) : (x.number < y.number ? -1 : 1);
+    });
+    for (int64_t k = 0, round = 0; k < call.rows; ++round)
+      for (int64_t i = 0; i < call.slices; ++i) {
+        const int64_t s = round % 2 ? call.slices - 1 - i : i;
+        if (round < call.first_of(s + 1) - call.first_of(s)) group.order[call.first_of(s) + round] = sized[k++].number;
+      }
+  }
+  free(sized);
+  return sized && group.order;
+}
+
 // ---- one call ---------------------------------------------------------------------------------
 
 // Threads for each slice: as many as there are, each with a share of the matrices that is worth meeting for.
@@ -63,7 +91,7 @@ int run_call(const int64_t* a) {
   call.origin = a[4], call.parallel = (Parallel)a[5];
   a += 6;
   for (int k = 0; k < Cell::widths; ++k) call.width[k] = *a++;
-  call.group = (Group<Cell, T>*)malloc(size_t(call.groups) * sizeof(Group<Cell, T>));
+  call.group = (Group<Cell, T>*)calloc(size_t(call.groups), sizeof(Group<Cell, T>));
   call.packed = (T**)calloc(size_t(call.groups), sizeof(T*));
   call.failed = !call.group || !call.packed;
   for (int64_t g = 0; g < call.groups && !call.failed; ++g) {
@@ -81,6 +109,8 @@ int run_call(const int64_t* a) {
   const int64_t share = (call.threads + call.groups - 1) / call.groups;
   call.slices = call.rows / smallest < share ? call.rows / smallest : share;
   if (call.slices < 1) call.slices = 1;
+  for (int64_t g = 0; g < call.groups && call.slices > 1 && !call.failed; ++g)
+    if (call.group[g].lengths) call.failed = !deal(call, call.group[g]);
   call.team = team_size(call, typename Cell::Phases{});
   if (call.team > 1) call.failed |= !(call.teams = allocate_teams(call.groups * call.slices));
   if (!call.failed && call.rows > 0) {
@@ -97,7 +127,7 @@ int run_call(const int64_t* a) {
         [](void* context, int64_t task) {
           auto& c = *(Call<Cell, T>*)context;
           const int64_t member = task % c.team, s = task / c.team % c.slices, g = task / c.team / c.slices;
-          const int64_t first = c.rows * s / c.slices, last = c.rows * (s + 1) / c.slices;
+          const int64_t first = c.first_of(s), last = c.first_of(s + 1);
           Slice<Cell, T> slice(c, c.group[g], c.packed[g], first, last - first);
           const int64_t least = (last - first) * most_nets<Cell, T>(typename Cell::Phases{}) * panel<T>;
           const int64_t room = least > slice.net_room ? least : slice.net_room;
@@ -107,7 +137,10 @@ int run_call(const int64_t* a) {
         },
         &call);
   }
-  for (int64_t g = 0; call.packed && g < call.groups; ++g) free(call.packed[g]);
+  for (int64_t g = 0; call.group && call.packed && g < call.groups; ++g) {
+    free(call.packed[g]);
+    free(call.group[g].order);
+  }
   free(call.packed);
   free(call.group);
   free(call.teams);

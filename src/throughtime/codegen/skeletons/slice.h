@@ -35,6 +35,9 @@ struct Slice {
   Slice(const Call<Cell, T>& c, const Group<Cell, T>& g, const T* p, int64_t f, int64_t r)
       : call(c), group(g), packed(p), first(f), rows(r) {}
 
+  // The number of its sequence in the batch.
+  int64_t sequence(int64_t r) const { return group.order ? group.order[first + r] : first + r; }
+
   bool open(int64_t net_count) {
     int64_t row_size = 0;
     for (int k = 0; k < Cell::carries; ++k) row_size += 2 * call.padded(Cell::carry_width[k]);
@@ -62,7 +65,7 @@ struct Slice {
       }
       for (int k = 0; k < Cell::sums; ++k) {
         const int64_t size = call.padded(Cell::sum_width[k]), width = call.width_of(Cell::sum_width[k]);
-        memset(group.sums[k].data + (first + r) * group.sums[k].row, 0, size_t(width) * sizeof(T));
+        memset(group.sums[k].data + sequence(r) * group.sums[k].row, 0, size_t(width) * sizeof(T));
         memset(at, 0, size_t(size) * sizeof(T));
         partial[r * Cell::sums + k] = at;
         at += size;
@@ -97,7 +100,7 @@ struct Slice {
         const size_t bytes = size_t(call.width_of(Cell::carry_width[k])) * sizeof(T);
         const Array<const T>& start = group.start[k];
         if (start.data)
-          memcpy(buffer[r * per_row + k], start.data + (first + r) * start.row, bytes);
+          memcpy(buffer[r * per_row + k], start.data + sequence(r) * start.row, bytes);
         else
           memset(buffer[r * per_row + k], 0, bytes);
       }
@@ -107,7 +110,7 @@ struct Slice {
     for (int64_t r = 0; r < rows; ++r)
       for (int k = 0; k < Cell::carries; ++k)
         if (group.end[k].data)
-          memcpy(group.end[k].data + (first + r) * group.end[k].row, buffer[r * per_row + k],
+          memcpy(group.end[k].data + sequence(r) * group.end[k].row, buffer[r * per_row + k],
                  size_t(call.width_of(Cell::carry_width[k])) * sizeof(T));
   }
 
@@ -122,7 +125,7 @@ struct Slice {
   void select_active(int64_t t) {
     count = 0;
     for (int64_t r = 0; r < rows; ++r) {
-      const int64_t b = first + r;
+      const int64_t b = sequence(r);
       if (!group.lengths || call.origin + t < group.lengths[b]) {
         active[count++] = r;
         continue;
@@ -140,7 +143,7 @@ struct Slice {
   void flush() {
     for (int64_t r = 0; r < rows; ++r)
       for (int k = 0; k < Cell::sums; ++k) {
-        T* to = group.sums[k].data + (first + r) * group.sums[k].row;
+        T* to = group.sums[k].data + sequence(r) * group.sums[k].row;
         T* from = partial[r * Cell::sums + k];
         const int64_t width = call.width_of(Cell::sum_width[k]), blocks = (width + panel<T> - 1) / panel<T>;
         const int64_t begin = begin_of(blocks) * panel<T>, end = end_of(blocks) * panel<T>;
@@ -228,7 +231,7 @@ struct Slice {
 
   template <class Phase>
   TT_INLINE void pointwise(int64_t t, int64_t i, int64_t width, int64_t block0, int64_t block1) {
-    const int64_t r = active[i], b = first + r;
+    const int64_t r = active[i], b = sequence(r);
     const T* reads[Cell::reads + 1];
     T* writes[Cell::writes + 1];
     for (int k = 0; k < Cell::reads; ++k) reads[k] = group.reads[k].data + t * group.reads[k].step + b * group.reads[k].row;
