@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from throughtime.nn.kernels import Sizes
-from throughtime.nn.profile import named_range
 from throughtime.nn.program import Plan, Program
 from throughtime.symbolic.noise import direction_seed
 
@@ -217,12 +216,10 @@ def launch_kernel(job: Job, values: Sequence[Tensor | None]) -> list[Tensor]:
         sampled = [False] * (len(tensors) + len(outputs))
     seeds = [] if seed is None else [group for number in seed.view(-1).tolist() for group in kind.seeds(number)]
     tensors += outputs
-    kernel = plan.kernel
-    with named_range(kernel.recurrence.name):
-        kernel(
-            *(tensors, sampled, plan.groups, plan.numbers, kind.group_reverse, seeds, lengths),
-            *(job.steps, job.rows, job.origin, job.samples),
-        )
+    plan.kernel(
+        *(tensors, sampled, plan.groups, plan.numbers, kind.group_reverse, seeds, lengths),
+        *(job.steps, job.rows, job.origin, job.samples),
+    )
     return outputs
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from throughtime import runtime
 from throughtime.codegen.source import kernel_source, skeletons, widths
+from throughtime.nn.profile import named_range
 from throughtime.symbolic.graph import Width
 from throughtime.symbolic.program import Read, Recurrence, Sum, Write
 
@@ -88,7 +89,7 @@ class Kernel:
         self._text = kernel_source(recurrence, DTYPES[dtype])
         self._function: Callable[[int], int] | None = None
         self._parallel = 0
-        self._templates: dict[object, _Template] = {}
+        self._calls: dict[object, PreparedCall] = {}
 
     def library(self) -> Path | None:
         """The compiled library, if the cache has it; compiles nothing."""
@@ -114,37 +115,45 @@ class Kernel:
         origin: int,
         samples: int,
     ) -> None:
-        """Runs `steps` steps of `rows` sequences. `groups`: the places of its carries (start and end of each), reads,
-        writes, sums and matrices. `numbers`: the `widths`. `reverse`: for each group, whether its time runs backwards.
+        """Runs `steps` steps of `rows` sequences; see `prepared`.
+
         `samples`: 0, or how often all groups run, each time with the next element of those tensors that are `sampled`;
         then `lengths` may be [samples, B]. `seeds`: one for each group, of each sample or of all; or none.
 
         Raises MemoryError if work space cannot be had.
         """
+        layout = tuple([None if t is None else t.stride() for t in tensors])
+        threads = torch.get_num_threads()
+        key = layout, tuple(sampled), steps, rows, samples, threads, id(groups)
+        call = self._calls.get(key)
+        if call is None:
+            if len(self._calls) >= MOST_CALLS:
+                self._calls.clear()
+            call = self.prepared(layout, groups, numbers, reverse, steps, rows, threads, sampled, samples)
+            self._calls[key] = call
+        call.run(np.array([0 if t is None else t.data_ptr() for t in tensors]), origin, seeds, lengths)
+
+    def prepared(
+        self,
+        layout: Sequence[Sequence[int] | None],
+        groups: Sequence[Sequence[Place]],
+        numbers: Sequence[int],
+        reverse: Sequence[bool],
+        steps: int,
+        rows: int,
+        threads: int,
+        sampled: Sequence[bool] = (),
+        samples: int = 0,
+    ) -> PreparedCall:
+        """A call but for its addresses. `layout`: the strides of every tensor. `groups`: the places of its carries
+        (start and end of each), reads, writes, sums and matrices. `numbers`: the `widths`. `reverse`: for each group,
+        whether its time runs backwards."""
         if self._function is None:
             self.compile()
         times = max(samples, 1)
-        threads = torch.get_num_threads()
-        layout = tuple([None if t is None else t.stride() for t in tensors])
-        key = layout, tuple(sampled), steps, rows, origin, samples, threads, id(groups), lengths is None
-        template = self._templates.get(key)
-        if template is None:
-            if len(self._templates) >= _MOST_TEMPLATES:
-                self._templates.clear()
-            front = [steps, rows, times * len(groups), threads, origin, self._parallel, *numbers]
-            template = _template(front, layout, sampled, groups, reverse, times, self._bytes)
-            self._templates[key] = template
-        words = template.numbers.copy()
-        addresses = np.array([0 if t is None else t.data_ptr() for t in tensors], dtype=np.int64)
-        words[template.places] += addresses[template.slots]
-        if seeds:
-            words[template.seeds] = [seeds[g % len(seeds)] for g in range(len(template.seeds))]
-        if lengths is not None:
-            step = 0 if lengths.dim() == 1 else lengths.stride(0) * lengths.itemsize
-            first = lengths.data_ptr()
-            words[template.lengths] = [first + g // len(groups) * step for g in range(len(template.lengths))]
-        if self._function(words.__array_interface__["data"][0]):  # type: ignore[misc]
-            raise MemoryError(f"{self.recurrence.name}: no memory for the work space of {rows} sequences")
+        front = [steps, rows, times * len(groups), threads, 0, self._parallel, *numbers]
+        template = _template(front, layout, sampled or [False] * len(layout), groups, reverse, times, self._bytes)
+        return PreparedCall(self.recurrence.name, self._function, template, len(groups))  # type: ignore[arg-type]
 
     def session_numbers(
         self, tensors: Sequence[Tensor], group: Sequence[Place], numbers: Sequence[int], rows: int
@@ -157,8 +166,8 @@ class Kernel:
         return [int(n) for n in template.numbers]
 
 
-_MOST_TEMPLATES = 64
-"""Templates that a kernel keeps: a new one for every length of a sequence must not fill the memory."""
+MOST_CALLS = 64
+"""Prepared calls that are kept of one kind: a new one for every length of a sequence must not fill the memory."""
 
 
 class _Template(NamedTuple):
@@ -170,6 +179,35 @@ class _Template(NamedTuple):
     slots: NDArray[np.int64]
     seeds: list[int]
     lengths: list[int]
+
+
+_ORIGIN = 4  # where a call's numbers say the number of its first step
+
+
+class PreparedCall(NamedTuple):
+    """A kernel's call for tensors of known layout; `groups`: how many run for each sample."""
+
+    name: str
+    function: Callable[[int], int]
+    template: _Template
+    groups: int
+
+    def run(self, addresses: NDArray[np.int64], origin: int, seeds: Sequence[int], lengths: Tensor | None) -> None:
+        """`addresses` of all tensors; see `Kernel.__call__`."""
+        template = self.template
+        words = template.numbers.copy()
+        words[template.places] += addresses[template.slots]
+        words[_ORIGIN] = origin
+        if seeds:
+            words[template.seeds] = [seeds[g % len(seeds)] for g in range(len(template.seeds))]
+        if lengths is not None:
+            step = 0 if lengths.dim() == 1 else lengths.stride(0) * lengths.itemsize
+            first = lengths.data_ptr()
+            words[template.lengths] = [first + g // self.groups * step for g in range(len(template.lengths))]
+        with named_range(self.name):
+            failed = self.function(words.__array_interface__["data"][0])
+        if failed:
+            raise MemoryError(f"{self.name}: no memory for the work space of {words[1]} sequences")
 
 
 def _template(

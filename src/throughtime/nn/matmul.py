@@ -7,14 +7,18 @@ threads, which spin for a while after each and so take the processors from the r
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from throughtime import runtime
 from throughtime.codegen.source import products_source
 from throughtime.nn.kernels import DTYPES, compiled
+from throughtime.nn.profile import named_range
 
 
 class Matrix(NamedTuple):
@@ -36,15 +40,17 @@ class Matrix(NamedTuple):
         return Matrix(self.address + offset * size, rows, columns, self.row_step, self.column_step)
 
 
-def matrix(tensor: Tensor) -> Matrix:
-    """A tensor [rows, columns]."""
-    return Matrix(tensor.data_ptr(), *tensor.shape, *tensor.stride())
+def matrix(tensor: Tensor, address: int | None = None) -> Matrix:
+    """A tensor [rows, columns]; one like it that begins at `address`."""
+    return Matrix(tensor.data_ptr() if address is None else address, *tensor.shape, *tensor.stride())
 
 
 def is_flat(tensor: Tensor, batch_first: bool) -> bool:
     """Whether the T · B rows of a tensor [T, B, W] lie at one distance, sequence after sequence where `batch_first`."""
     steps, rows, width = tensor.shape
     step, row, unit = tensor.stride()
+    if steps * rows == 0:
+        return True
     if unit != 1 and width > 1:
         return False
     if rows == 1 or steps == 1:
@@ -54,12 +60,12 @@ def is_flat(tensor: Tensor, batch_first: bool) -> bool:
     return row == steps * step if batch_first else step == rows * row
 
 
-def flat_matrix(tensor: Tensor) -> Matrix:
-    """A flat tensor [T, B, W] as a matrix of T · B rows."""
+def flat_matrix(tensor: Tensor, address: int | None = None) -> Matrix:
+    """A flat tensor [T, B, W] as a matrix of T · B rows; one like it that begins at `address`."""
     steps, rows, width = tensor.shape
     step, row, _ = tensor.stride()
     between = row if steps == 1 else step if rows == 1 else min(step, row)
-    return Matrix(tensor.data_ptr(), steps * rows, width, between, 1)
+    return Matrix(tensor.data_ptr() if address is None else address, steps * rows, width, between, 1)
 
 
 def laid_out(tensor: Tensor, batch_first: bool) -> Tensor:
@@ -73,12 +79,16 @@ PIECE = 96  # as `piece` in matmul.h
 """Products that are summed in one chain: one over all T · B rows would round more than a loop over time."""
 
 
+REAL = "real"
+"""In place of a list of rows, where products are prepared: those that a run will be given."""
+
+
 class Products:
     """Products of float32 or float64 matrices that `run` makes all at once."""
 
     def __init__(self, dtype: torch.dtype) -> None:
-        self._name = DTYPES[dtype]
-        self._rounds: list[tuple[int, list[int]]] = []
+        self.name = DTYPES[dtype]
+        self.rounds: list[list[int]] = []
 
     def add(
         self,
@@ -88,8 +98,8 @@ class Products:
         *,
         chain: int = 0,
         more: bool = False,
-        rows: Tensor | None = None,
-        depth: Tensor | None = None,
+        rows: Tensor | str | None = None,
+        depth: Tensor | str | None = None,
         clear: bool = False,
     ) -> None:
         """out = left right, or out += left right if `more`, for which what was added before is then complete.
@@ -98,28 +108,81 @@ class Products:
         `rows` (int64, ascending): only those rows of `left` and `out`, whose other rows become 0 if `clear`; `depth`:
         only those columns of `left` and rows of `right`.
         """
-        if more or not self._rounds:
-            self._rounds.append((0, []))
-        count, words = self._rounds[-1]
-        words += (
-            out.rows if rows is None else len(rows),
+        if more or not self.rounds:
+            self.rounds.append([])
+        self.rounds[-1] += (
+            len(rows) if isinstance(rows, Tensor) else out.rows,
             out.columns,
-            left.columns if depth is None else len(depth),
+            len(depth) if isinstance(depth, Tensor) else left.columns,
             *(left.address, left.row_step, left.column_step),
             *(right.address, right.row_step, right.column_step),
             *(out.address, out.row_step, chain, more),
-            *(0 if rows is None else rows.data_ptr(), 0 if depth is None else depth.data_ptr(), out.rows if clear else 0),
+            *(_list(rows), _list(depth), out.rows if clear else 0),
         )
-        self._rounds[-1] = count + 1, words
 
     def run(self) -> None:
         """Makes the products that were added since the last time. Raises MemoryError if work space cannot be had."""
-        if not self._rounds:
-            return
-        function = compiled(products_source(self._name), "products")
-        front = torch.get_num_threads(), runtime.parallel_address()
-        rounds, self._rounds = self._rounds, []
-        for count, words in rounds:
-            packed = array("q", (count, *front, *words))
-            if function(packed.buffer_info()[0]):
-                raise MemoryError("no memory for the work space of a matrix product")
+        rounds, self.rounds = self.rounds, []
+        for words in rounds:
+            packed = array("q", _front(words) + words)
+            _make(_function(self.name), packed.buffer_info()[0])
+
+
+_WORDS = 16  # of one product
+_ROWS, _DEPTH, _LEFT, _RIGHT, _OUT, _ROW_LIST, _DEPTH_LIST = 0, 2, 3, 6, 9, 13, 14
+_TO_BE_GIVEN = -1
+
+
+def _list(numbers: Tensor | str | None) -> int:
+    return 0 if numbers is None else numbers.data_ptr() if isinstance(numbers, Tensor) else _TO_BE_GIVEN
+
+
+def _front(words: list[int]) -> list[int]:
+    return [len(words) // _WORDS, torch.get_num_threads(), runtime.parallel_address()]
+
+
+def _function(dtype: str) -> Callable[[int], int]:
+    return compiled(products_source(dtype), "products")
+
+
+def _make(function: Callable[[int], int], address: int) -> None:
+    with named_range("products"):
+        failed = function(address)
+    if failed:
+        raise MemoryError("no memory for the work space of a matrix product")
+
+
+_SLOT_BITS = 44  # of an address in the imaginary memory
+
+
+def imaginary(slot: int) -> int:
+    """Where tensor number `slot` begins in a memory that is there only while products are prepared."""
+    return slot << _SLOT_BITS
+
+
+class PreparedProducts:
+    """The products that were added, of matrices at imaginary addresses, to be made again and again."""
+
+    def __init__(self, products: Products) -> None:
+        self._function = _function(products.name)
+        self._rounds = []
+        for words in products.rounds:
+            numbers = np.array(_front(words) + words)
+            starts = np.arange(len(numbers) - len(words), len(numbers), _WORDS)
+            places = np.concatenate([starts + k for k in (_LEFT, _RIGHT, _OUT)])
+            slots, numbers[places] = numbers[places] >> _SLOT_BITS, numbers[places] & ((1 << _SLOT_BITS) - 1)
+            counts = np.concatenate([starts + _ROWS, starts + _DEPTH])
+            lists = np.concatenate([starts + _ROW_LIST, starts + _DEPTH_LIST])
+            given = numbers[lists] == _TO_BE_GIVEN
+            counts, lists = counts[given], lists[given]
+            self._rounds.append((numbers, places, slots, counts, lists))
+
+    def run(self, addresses: NDArray[np.int64], real: Tensor | None) -> None:
+        """`addresses` of the tensors; `real`: the rows for `REAL`. Raises MemoryError as `Products.run` does."""
+        for numbers, places, slots, counts, lists in self._rounds:
+            words = numbers.copy()
+            words[places] += addresses[slots]
+            if real is not None:
+                words[counts] = len(real)
+                words[lists] = real.data_ptr()
+            _make(self._function, words.__array_interface__["data"][0])

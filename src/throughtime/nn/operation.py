@@ -7,8 +7,8 @@ this operation; the gradient of a matrix used inside, Σ δ vᵀ, is one product
 Two doors lead here. Eager code and torch.func pass through an autograd Function; torch.compile and torch.export see one
 registered operator (`registered.py`). Behind both stand the same three rules: `_backward`, `_tangent`, and `mapped.py`.
 
-Eager code may leave W x to the operation too (`run` with an input): where nothing but numbers is asked for, it and all
-matrix gradients are then made by the package's own products (`products.py`), in one call.
+Eager code may leave W x to the operation too (`run` with an input). Where nothing but numbers is asked for, it and all
+matrix gradients are made by the package's own products, in calls that are planned once (`planned.py`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from throughtime.nn import mapped
+from throughtime.nn import mapped, planned, planned_backward
 from throughtime.nn.calls import Job, Operands, Results, holds_numbers, launch, sort_operands, sort_results
-from throughtime.nn.products import OwnProducts, TorchProducts, launch_on_input
+from throughtime.nn.products import TorchProducts
 from throughtime.nn.program import Plan, Program
 
 _transforms_active = torch._C._are_functorch_transforms_active
@@ -42,11 +42,18 @@ def run(job: Job, operands: Operands, x: Tensor | None = None) -> Results:
 def run_flat(job: Job, values: Sequence[Tensor | None], x: Tensor | None = None) -> tuple[bool, Sequence[Tensor]]:
     """`run` on operands and results in a row; whether what the backward pass needs was kept."""
     if not asks_for_derivatives([x, *values]):
-        return job.keep, launch(job, values) if x is None else launch_on_input(job, x, values)
+        return job.keep, _numbers(job, x, values)
     job = job._replace(keep=True)
     if _is_transformed():
         return True, _Transformed.apply(job, *values)  # type: ignore[no-untyped-call]
     return True, _Recur.apply(job, x, *values)  # type: ignore[no-untyped-call]
+
+
+def _numbers(job: Job, x: Tensor | None, values: Sequence[Tensor | None]) -> list[Tensor]:
+    """The results of a call; of one with an input, which eager code alone has, and of others as `launch`."""
+    if x is None and (job.samples or not holds_numbers(next(v for v in values[2:] if v is not None))):
+        return launch(job, values)
+    return planned.forward(job, x, values)
 
 
 def asks_for_derivatives(values: Sequence[Tensor | None]) -> bool:
@@ -72,7 +79,7 @@ class _Recur(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, job: Job, x: Tensor | None, *values: Tensor | None) -> tuple[Tensor, ...]:
-        outputs = launch(job, values) if x is None else launch_on_input(job, x, values)
+        outputs = _numbers(job, x, values)
         ctx.job = job
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, *values, *outputs)
@@ -146,6 +153,8 @@ def _backward(
     the gradients somebody asks for; products for the others are not made."""
     last = saved[-1]
     assert last is not None
+    if holds_numbers(last) and not (torch.is_grad_enabled() or _is_transformed() or job.samples):
+        return planned_backward.backward(job, saved, grads, x, wanted)
     count = len(saved) - len(grads)
     plan = job.kind.plan(True, last.dtype)
     second = any(g is not None and k in plan.kept for k, g in enumerate(grads))
@@ -158,8 +167,7 @@ def _backward(
     if job.errors is not None:
         for d, at in enumerate(route.errors):
             job.errors(d, done[at], row[route.out])
-    numbers = holds_numbers(last) and not (torch.is_grad_enabled() or _is_transformed() or job.samples)
-    after = (OwnProducts if numbers else TorchProducts)(job, row, done, x)
+    after = TorchProducts(job, row, done, x)
     gradients: list[Tensor | None] = []
     for gradient, value, asked in zip(route.gradients, saved[2:count], wanted[1:], strict=True):
         if gradient is None or value is None:
@@ -174,7 +182,7 @@ def _backward(
             gradients.append(done[at].sum(-2))
         else:
             gradients.append(done[at])
-    gradients.insert(0, after.finish())
+    gradients.insert(0, after.d_x)
     if job.samples:
         gradients[1:] = _summed_where_shared(saved[2:count], gradients[1:])
     return gradients

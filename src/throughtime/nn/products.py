@@ -1,20 +1,16 @@
-"""What surrounds the loop: W x before it, and after it one product for the gradient of every matrix.
-
-Twice: as torch operations, which can be differentiated and transformed further, and as the package's own products,
-which only make numbers, all of a call at once.
-"""
+"""What surrounds the loop: W x before it, and after it one product for the gradient of every matrix; as torch
+operations, which can be differentiated and transformed further. `planned.py` does the same for numbers alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear
 
-from throughtime.nn.calls import Job, launch
-from throughtime.nn.matmul import PIECE, Matrix, Products, flat_matrix, laid_out, matrix
+from throughtime.nn.calls import Job
+from throughtime.nn.matmul import PIECE
 from throughtime.nn.route import Block, Product
 
 
@@ -29,66 +25,6 @@ def input_product(x: Tensor, weight: Tensor) -> Tensor:
     if not torch.compiler.is_compiling() and x.numel() * 4 > table.shape[0]:
         table = table.contiguous()  # rows that lie together are fetched faster than columns
     return embedding(x, table)
-
-
-def launch_on_input(job: Job, x: Tensor, values: Sequence[Tensor | None]) -> list[Tensor]:
-    """`launch`, where each direction's read "net" is not W x but W: that is put in its place."""
-    found, made = list(values), []
-    batch: Products | None = None
-    for slot in job.kind.net_slots:
-        weight = values[slot]
-        assert weight is not None
-        if x.dim() == 2:
-            found[slot] = input_product(x, weight)
-            continue
-        if batch is None:
-            batch, x = Products(weight.dtype), laid_out(x, job.batch_first)
-            real = real_rows(job, values[0])
-        net = _taken((job.steps, job.rows, weight.shape[0]), weight.dtype, job.batch_first)
-        made.append(net)
-        batch.add(flat_matrix(x), matrix(weight).t, flat_matrix(net), chain=PIECE, rows=real)
-        found[slot] = net
-    if batch is not None:
-        batch.run()
-    results = launch(job, found)
-    for net in made:
-        if net.nbytes > _LARGEST_SPARE:
-            continue
-        _spare[_key(net.shape, net.dtype, job.batch_first)] = net
-    return results
-
-
-_spare: dict[object, Tensor] = {}
-"""The last net of each shape, for the next call: memory that is fetched anew from the system costs as much as to fill
-it."""
-_MOST_SPARE = 4
-_LARGEST_SPARE = 32 << 20  # bytes: what a long sequence needed once must not be held for ever
-
-
-def _key(shape: Sequence[int], dtype: torch.dtype, batch_first: bool) -> object:
-    return (*shape, dtype, batch_first)
-
-
-def _taken(shape: tuple[int, int, int], dtype: torch.dtype, batch_first: bool) -> Tensor:
-    """A tensor [T, B, W], used before or new. Taken out of the store, so that two threads never have the same one."""
-    found = _spare.pop(_key(shape, dtype, batch_first), None)
-    if found is not None:
-        return found
-    if len(_spare) >= _MOST_SPARE:
-        _spare.clear()
-    steps, rows, width = shape
-    if batch_first:
-        return torch.empty((rows, steps, width), dtype=dtype).transpose(0, 1)
-    return torch.empty(shape, dtype=dtype)
-
-
-def real_rows(job: Job, lengths: Tensor | None) -> Tensor | None:
-    """The numbers of those of the T · B rows that are not padding; None where all are real."""
-    if lengths is None:
-        return None
-    # By NumPy: torch's threads, which wake for a large tensor, would then spin on cores that the recurrence needs.
-    real = np.arange(job.origin, job.origin + job.steps)[:, None] < lengths.numpy()
-    return torch.from_numpy(np.flatnonzero(real.T if job.batch_first else real))
 
 
 def without_padding(x: Tensor, lengths: Tensor | None, origin: int = 0) -> Tensor:
@@ -132,10 +68,6 @@ class TorchProducts:
                 rows[p.of.row] = rows[p.of.row] + product if p.of.row in rows else product
         return _assembled(rows, parameter)
 
-    def finish(self) -> Tensor | None:
-        """The input's gradient."""
-        return self.d_x
-
     def _place(self, arrays: Sequence[Tensor | None], block: Block, direction: int) -> tuple[Tensor, int, int]:
         """The array [.., T, B, W] of a block, its first column and width."""
         array = arrays[block.array]
@@ -163,80 +95,6 @@ class TorchProducts:
         # Each head's rows see its own columns only: [.., N, heads, w] -> [.., heads · w, w].
         left, right = (v.reshape(*v.shape[:-1], heads, -1).transpose(-3, -2) for v in (left, right))
         return torch.matmul(left.mT, right).flatten(-3, -2)
-
-
-class OwnProducts(TorchProducts):
-    """Gradients by the package's own products, all of them when everything has been said. They skip padding."""
-
-    def __init__(self, job: Job, row: Sequence[Tensor | None], done: Sequence[Tensor], x: Tensor | None) -> None:
-        self.job, self.row, self.done = job, row, done
-        self.x = laid_out(x, job.batch_first) if x is not None and x.dim() == 3 else x
-        self.d_x = None
-        self.batch = Products(done[0].dtype)
-        self.real = real_rows(job, row[0])
-        self.alive: list[Tensor] = []  # what the batch only knows the address of
-
-    def input_gradients(self, delta: Tensor, weight: Tensor, of_x: bool, of_weight: bool) -> Tensor | None:
-        x = self.x
-        assert x is not None
-        if x.dim() == 2:
-            return words_gradient(x, delta, weight) if of_weight else None
-        errors = self._flat(delta)
-        if of_x:
-            more = self.d_x is not None
-            if self.d_x is None:
-                self.d_x = self._like_input(x)
-            d_x = flat_matrix(self.d_x)
-            self.batch.add(errors, matrix(weight), d_x, chain=PIECE, more=more, rows=self.real, clear=not more)
-        if not of_weight:
-            return None
-        gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
-        self.batch.add(errors.t, flat_matrix(x), matrix(gradient), chain=PIECE, depth=self.real)
-        return gradient
-
-    def parameter_gradient(
-        self, products: Sequence[Product], direction: int, number: int, parameter: Tensor
-    ) -> Tensor | None:
-        covered = {p.of.row: p.of.rows for p in products if p.of.parameter == number}
-        new = torch.empty_like if sum(covered.values()) == parameter.shape[0] else torch.zeros_like
-        gradient = new(parameter, memory_format=torch.contiguous_format)
-        made = set()
-        for p in products:
-            if p.of.parameter == number:
-                for left, right, out in self._blocks(p, direction, gradient):
-                    self.batch.add(left.t, right, out, chain=PIECE, more=p.of.row in made, depth=self.real)
-                made.add(p.of.row)
-        return gradient
-
-    def finish(self) -> Tensor | None:
-        self.batch.run()
-        return self.d_x
-
-    def _like_input(self, x: Tensor) -> Tensor:
-        """Room for the input's gradient."""
-        steps, rows, width = x.shape
-        if self.job.batch_first:
-            return x.new_empty((rows, steps, width)).transpose(0, 1)
-        return x.new_empty((steps, rows, width))
-
-    def _flat(self, array: Tensor) -> Matrix:
-        array = laid_out(array, self.job.batch_first)
-        self.alive.append(array)
-        return flat_matrix(array)
-
-    def _blocks(self, p: Product, direction: int, gradient: Tensor) -> Iterator[tuple[Matrix, Matrix, Matrix]]:
-        """Each head's error terms and vectors, and where their product goes."""
-        delta, vector = self._place(self.done, p.delta, direction), self._place(self.row, p.vector, direction)
-        (left, left_at, tall), (right, right_at, wide) = (vector, delta) if p.of.transposed else (delta, vector)
-        rows, others, out = self._flat(left), self._flat(right), matrix(gradient)
-        heads, size = self.job.kind.heads, gradient.itemsize
-        tall, wide = tall // heads, wide // heads
-        for head in range(heads):
-            yield (
-                rows.part(0, rows.rows, left_at + head * tall, tall, size),
-                others.part(0, others.rows, right_at + head * wide, wide, size),
-                out.part(p.of.row + head * tall, tall, 0, wide, size),
-            )
 
 
 def words_gradient(words: Tensor, delta: Tensor, weight: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -184,6 +184,8 @@ class Plan:
             self.groups.append(found)
         self._sizes, self._places = sizes, places
         self._routes: dict[tuple[bool, bool], Route] = {}
+        self.calls: dict[object, Any] = {}
+        """Calls that `planned.py` has planned, by the layout of their tensors."""
 
     @cached_property
     def kernel(self) -> Kernel:

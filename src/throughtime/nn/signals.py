@@ -20,6 +20,8 @@ RESET = "reset"
 
 def add_signals(layer: Recurrent, call: Call, given: Mapping[str, Any]) -> None:
     """Checks the signals of a call and puts them into it, [T, B, 1] each. Raises TypeError or RuntimeError."""
+    if not given and not layer.derived.signals:
+        return
     given = {name: value for name, value in given.items() if value is not None}
     call.resets = RESET in given and RESET not in layer.derived.signals
     known = list(dict.fromkeys([*layer.derived.signals, RESET]))

@@ -1,0 +1,208 @@
+"""Calls that only make numbers: the input product, the recurrence, and all matrix gradients, by the package's own code.
+
+Everything about such a call but its addresses follows from the layout of its tensors. It is planned at the first call
+of a layout; later ones allocate, fill in addresses and run. A short sequence takes less time than planning would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from throughtime.nn.calls import Job, Kind, empty_results
+from throughtime.nn.kernels import MOST_CALLS, PreparedCall
+from throughtime.nn.matmul import (
+    PIECE,
+    REAL,
+    PreparedProducts,
+    Products,
+    flat_matrix,
+    imaginary,
+    is_flat,
+    laid_out,
+    matrix,
+)
+from throughtime.nn.products import input_product
+from throughtime.nn.program import Plan
+
+Extra = Tensor | tuple[int, bool]
+"""What a call's row of tensors gets beside what is given: a constant; or a copy of tensor number .., which is flat or
+not."""
+
+
+class Row:
+    """The tensors of a call by number, while it is planned; later calls' tensors lie as these do."""
+
+    def __init__(self, tensors: Sequence[Tensor | None], batch_first: bool) -> None:
+        self.tensors, self.batch_first = list(tensors), batch_first
+        self.extras: list[Extra] = []
+        self._copies: dict[tuple[int, bool], int] = {}
+
+    def add(self, tensor: Tensor) -> int:
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
+
+    def constant(self, tensor: Tensor) -> int:
+        self.extras.append(tensor)
+        return self.add(tensor)
+
+    def with_units_together(self, at: int) -> int:
+        """The number of that tensor, or of a copy of which a kernel can read whole vectors."""
+        tensor = self.tensors[at]
+        if tensor is None or tensor.stride(-1) == 1 or tensor.shape[-1] <= 1:
+            return at
+        return self._copy(at, False)
+
+    def flat(self, at: int) -> int:
+        """The number of that tensor [T, B, W], or of a flat copy."""
+        return at if is_flat(self[at], self.batch_first) else self._copy(at, True)
+
+    def _copy(self, at: int, flat: bool) -> int:
+        if (at, flat) not in self._copies:
+            self.extras.append((at, flat))
+            self._copies[at, flat] = self.add(_copied(self[at], flat, self.batch_first))
+        return self._copies[at, flat]
+
+    def __getitem__(self, at: int) -> Tensor:
+        found = self.tensors[at]
+        assert found is not None
+        return found
+
+
+def _copied(tensor: Tensor, flat: bool, batch_first: bool) -> Tensor:
+    return laid_out(tensor, batch_first) if flat else tensor.contiguous()
+
+
+def with_extras(row: list[Tensor | None], extras: Sequence[Extra], batch_first: bool) -> None:
+    for extra in extras:
+        row.append(extra if isinstance(extra, Tensor) else _copied(row[extra[0]], extra[1], batch_first))  # type: ignore[arg-type]
+
+
+def layout(tensors: Sequence[Tensor | None]) -> tuple[tuple[int, ...] | None, ...]:
+    return tuple([None if t is None else t.stride() for t in tensors])
+
+
+def addresses_of(tensors: Sequence[Tensor | None]) -> NDArray[np.int64]:
+    return np.array([0 if t is None else t.data_ptr() for t in tensors])
+
+
+def kept_call(calls: dict[object, Any], key: object, make: Callable[[], Any]) -> Any:
+    found = calls.get(key)
+    if found is None:
+        if len(calls) >= MOST_CALLS:
+            calls.clear()
+        found = calls[key] = make()
+    return found
+
+
+def prepared(kind: Kind, plan: Plan, job: Job, row: Row, operands: Sequence[int], first_result: int) -> PreparedCall:
+    """The kernel's call. `operands`: the numbers of its tensors but for its results, which come last in the row."""
+    slots = [*operands, *range(first_result, len(row.tensors))]
+    lying = layout([row.tensors[k] for k in slots])
+    threads = torch.get_num_threads()
+    call = plan.kernel.prepared(lying, plan.groups, plan.numbers, kind.group_reverse, job.steps, job.rows, threads)
+    moved = np.array(slots, dtype=np.int64)[call.template.slots]
+    return call._replace(template=call.template._replace(slots=moved))
+
+
+def real_rows(job: Job, lengths: Tensor | None) -> Tensor | None:
+    """The numbers of those of the T · B rows that are not padding; None where all are real."""
+    if lengths is None:
+        return None
+    # By NumPy: torch's threads, which wake for a large tensor, would then spin on cores that the recurrence needs.
+    real = np.arange(job.origin, job.origin + job.steps)[:, None] < lengths.numpy()
+    return torch.from_numpy(np.flatnonzero(real.T if job.batch_first else real))
+
+
+def seeds(kind: Kind, seed: Tensor | None) -> list[int]:
+    return [] if seed is None else kind.seeds(int(seed))
+
+
+class _Forward(NamedTuple):
+    """`nets`: widths of the input products' results."""
+
+    extras: list[Extra]
+    nets: list[int]
+    products: PreparedProducts | None
+    kernel: PreparedCall
+
+
+def forward(job: Job, x: Tensor | None, values: Sequence[Tensor | None]) -> list[Tensor]:
+    """The results of a call, see `calls.launch`. Where x [T, B, I], or word numbers [T, B], are given, each direction's
+    read "net" is not W x but W."""
+    if x is not None and x.dim() == 2:
+        values = list(values)
+        for slot in job.kind.net_slots:
+            values[slot] = input_product(x, values[slot])  # type: ignore[arg-type]
+        x = None
+    row = [*values, x]
+    like = next(v for v in values[2:] if v is not None)
+    plan = job.kind.plan(job.keep, like.dtype)
+    key = layout(row), job.steps, job.rows, job.batch_first, torch.get_num_threads()
+    call: _Forward = kept_call(plan.calls, key, lambda: _plan_forward(job, plan, row, like))
+    with_extras(row, call.extras, job.batch_first)
+    nets = [_taken((job.steps, job.rows, width), like.dtype, job.batch_first) for width in call.nets]
+    outputs = empty_results(job, plan, like)
+    addresses = addresses_of([*row, *nets, *outputs])
+    if call.products is not None:
+        call.products.run(addresses, real_rows(job, values[0]))
+    call.kernel.run(addresses, job.origin, seeds(job.kind, values[1]), values[0])
+    for net in nets:
+        _give_back(net, job.batch_first)
+    return outputs
+
+
+def _plan_forward(job: Job, plan: Plan, given: Sequence[Tensor | None], like: Tensor) -> _Forward:
+    row = Row(given, job.batch_first)
+    slots = job.kind.net_slots if given[-1] is not None else []
+    operands = [k if k in slots else row.with_units_together(k) for k in range(2, len(given) - 1)]
+    nets, products = [], None
+    if slots:
+        x = row.flat(len(given) - 1)
+        products = Products(plan.dtype)
+        nets = [row[slot].shape[0] for slot in slots]
+        for slot, width in zip(slots, nets, strict=True):
+            net = row.add(_taken((job.steps, job.rows, width), plan.dtype, job.batch_first))
+            products.add(
+                flat_matrix(row[x], imaginary(x)),
+                matrix(row[slot], imaginary(slot)).t,
+                flat_matrix(row[net], imaginary(net)),
+                chain=PIECE,
+                rows=None if given[0] is None else REAL,
+            )
+            operands[slot - 2] = net
+    first_result = len(row.tensors)
+    row.tensors += empty_results(job, plan, like)
+    kernel = prepared(job.kind, plan, job, row, operands, first_result)
+    return _Forward(row.extras, nets, None if products is None else PreparedProducts(products), kernel)
+
+
+_spare: dict[object, Tensor] = {}
+"""The last net of each shape, for the next call: memory that is fetched anew from the system costs as much as to fill
+it."""
+_MOST_SPARE = 4
+_LARGEST_SPARE = 32 << 20  # bytes: what a long sequence needed once must not be held for ever
+
+
+def _taken(shape: tuple[int, int, int], dtype: torch.dtype, batch_first: bool) -> Tensor:
+    """A tensor [T, B, W], used before or new. Taken out of the store, so that two threads never have the same one."""
+    found = _spare.pop((shape, dtype, batch_first), None)
+    if found is not None:
+        return found
+    steps, rows, width = shape
+    if batch_first:
+        return torch.empty((rows, steps, width), dtype=dtype).transpose(0, 1)
+    return torch.empty(shape, dtype=dtype)
+
+
+def _give_back(net: Tensor, batch_first: bool) -> None:
+    if net.nbytes > _LARGEST_SPARE:
+        return
+    if len(_spare) >= _MOST_SPARE:
+        _spare.clear()
+    _spare[tuple(net.shape), net.dtype, batch_first] = net

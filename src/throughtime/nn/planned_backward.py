@@ -1,0 +1,219 @@
+"""A backward pass that only makes numbers, planned once for each layout of its tensors; see `planned.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from throughtime.nn.calls import Job, empty_results
+from throughtime.nn.kernels import PreparedCall
+from throughtime.nn.matmul import PIECE, REAL, Matrix, PreparedProducts, Products, flat_matrix, imaginary, matrix
+from throughtime.nn.planned import (
+    Extra,
+    Row,
+    addresses_of,
+    kept_call,
+    layout,
+    prepared,
+    real_rows,
+    seeds,
+    with_extras,
+)
+from throughtime.nn.products import words_gradient
+from throughtime.nn.program import Plan
+from throughtime.nn.route import Block, Product, Route, Source
+
+
+class _Made(NamedTuple):
+    """A gradient that products make: of `size`; `zeros`: they leave rows of it out."""
+
+    size: tuple[int, ...]
+    zeros: bool
+    batch_first: bool
+
+    def new(self, like: Tensor) -> Tensor:
+        made = like.new_zeros(self.size) if self.zeros else like.new_empty(self.size)
+        return made.transpose(0, 1) if self.batch_first else made
+
+
+class _Backward(NamedTuple):
+    """`made`: what the products make; `answers`: for the input and each operand how its gradient is found: it is
+    "made", a "result" of the recurrence, a "sum" over one, or made of it by "words"; and which."""
+
+    extras: list[Extra]
+    plan: Plan
+    kernel: PreparedCall
+    route: Route
+    made: list[_Made]
+    products: PreparedProducts
+    answers: list[tuple[str, int] | None]
+
+
+def backward(
+    job: Job, saved: Sequence[Tensor | None], grads: Sequence[Tensor | None], x: Tensor | None, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """The gradients of x and of a call's operands after lengths and seed. `saved`: operands and results; `grads`: the
+    errors that enter through the results; `wanted`: which gradients somebody asks for."""
+    like = saved[-1]
+    assert like is not None
+    plan = job.kind.plan(True, like.dtype)
+    row = [*saved, *grads, x]
+    key = layout(row), tuple(wanted), len(grads), job.steps, job.rows, job.batch_first, torch.get_num_threads()
+    call: _Backward = kept_call(plan.calls, key, lambda: _Planning(job, plan, row, len(grads)).backward(wanted))
+    with_extras(row, call.extras, job.batch_first)
+    done = empty_results(job, call.plan, like)
+    made = [g.new(like) for g in call.made]
+    addresses = addresses_of([*row, *done, *made])
+    call.kernel.run(addresses, job.origin, seeds(job.kind, saved[1]), saved[0])
+    if job.errors is not None:
+        for d, at in enumerate(call.route.errors):
+            job.errors(d, done[at], row[call.route.out])
+    call.products.run(addresses, real_rows(job, saved[0]))
+    found: list[Tensor | None] = []
+    for k, answer in enumerate(call.answers):
+        if answer is None:
+            found.append(None)
+        elif answer[0] == "made":
+            found.append(made[answer[1]])
+        elif answer[0] == "words":
+            found.append(words_gradient(x, done[answer[1]], saved[k + 1]))  # type: ignore[arg-type]
+        else:
+            result = done[answer[1]]
+            found.append(result.sum(-2) if answer[0] == "sum" else result)
+    return found
+
+
+class _Planning:
+    """Plans a backward pass. `given`: operands and results of the call, `errors` errors that enter, and x."""
+
+    def __init__(self, job: Job, plan: Plan, given: Sequence[Tensor | None], errors: int) -> None:
+        self.job, self.given = job, given
+        self.row = Row(given, job.batch_first)
+        self.results = len(given) - 1 - errors  # so many tensors stand before the errors
+        entering = given[self.results : -1]
+        second = any(g is not None and k in plan.kept for k, g in enumerate(entering))
+        self.kind = job.kind.backward_of_kept if second else job.kind.backward
+        self.plan = self.kind.plan(False, plan.dtype)
+        self.route = plan.route(job.kind, second, False)
+        self.count = self.results - errors  # of operands
+        self.products = Products(plan.dtype)
+        self.made: list[_Made] = []
+
+    def backward(self, wanted: Sequence[bool]) -> _Backward:
+        row, job = self.row, self.job
+        operands = [row.with_units_together(self._followed(source)) for source in self.route.sources]
+        x = None if self.given[-1] is None else len(self.given) - 1
+        if x is not None and row[x].dim() == 3:
+            x = row.flat(x)
+        for product in (p for products in self.route.products for p in products):
+            row.flat(product.vector.array)
+        self.first_done = len(row.tensors)
+        row.tensors += empty_results(job, self.plan, row[self.results - 1])
+        kernel = prepared(self.kind, self.plan, job, row, operands, self.first_done)
+        d_x: int | None = None
+        answers: list[tuple[str, int] | None] = []
+        for k, (gradient, asked) in enumerate(zip(self.route.gradients, wanted[1:], strict=True), 2):
+            if gradient is None or self.given[k] is None:
+                answers.append(None)
+                continue
+            how, d, at = gradient
+            if how == "net" and x is not None and row[x].dim() == 3:
+                if wanted[0]:
+                    d_x = self._input_gradient(at, k, x, d_x)
+                answers.append(("made", self._weight_gradient(at, k, x)) if asked else None)
+            elif how == "net" and x is not None:
+                answers.append(("words", at) if asked else None)
+            elif how == "parameter":
+                answers.append(("made", self._parameter_gradient(d, at, k)) if asked else None)
+            else:
+                answers.append(("sum" if how == "sum" else "result", at))
+        answers.insert(0, None if d_x is None else ("made", d_x))
+        products = PreparedProducts(self.products)
+        return _Backward(row.extras, self.plan, kernel, self.route, self.made, products, answers)
+
+    def _followed(self, source: Source) -> int:
+        """The number of the tensor that a source names, of zeros that take no memory where no error enters; of None
+        for a state that begins with 0."""
+        at, like = source
+        if at is not None and (self.given[at] is not None or like is None):
+            return at
+        model = self.row[like]  # type: ignore[index]
+        return self.row.constant(model.new_zeros(model.shape[-1]).expand(model.shape))
+
+    def _new(self, size: Sequence[int], zeros: bool = False, batch_first: bool = False) -> tuple[int, int]:
+        """Its number among those made, and in the row."""
+        self.made.append(_Made(tuple(size), zeros, batch_first))
+        return len(self.made) - 1, self.row.add(self.made[-1].new(self.row[self.results - 1]))
+
+    def _flat(self, at: int) -> Matrix:
+        return flat_matrix(self.row[at], imaginary(at))
+
+    def _matrix(self, at: int) -> Matrix:
+        return matrix(self.row[at], imaginary(at))
+
+    @property
+    def _real(self) -> str | None:
+        return None if self.given[0] is None else REAL
+
+    def _input_gradient(self, delta: int, weight: int, x: int, known: int | None) -> int:
+        """δ W, added to what another direction has made."""
+        if known is None:
+            steps, rows, width = self.row[x].shape
+            first = self.job.batch_first
+            known, self.d_x = self._new((rows, steps, width) if first else (steps, rows, width), batch_first=first)
+            more = False
+        else:
+            more = True
+        errors = self._flat(self.first_done + delta)
+        clear = self._real is not None and not more
+        self.products.add(
+            *(errors, self._matrix(weight), self._flat(self.d_x)),
+            chain=PIECE,
+            more=more,
+            rows=self._real,
+            clear=clear,
+        )
+        return known
+
+    def _weight_gradient(self, delta: int, weight: int, x: int) -> int:
+        """Σ δ xᵀ."""
+        made, at = self._new(self.row[weight].shape)
+        errors = self._flat(self.first_done + delta)
+        self.products.add(errors.t, self._flat(x), self._matrix(at), chain=PIECE, depth=self._real)
+        return made
+
+    def _parameter_gradient(self, direction: int, number: int, parameter: int) -> int:
+        """Σ δ vᵀ for a parameter that holds matrices of the loop."""
+        own = [p for p in self.route.products[direction] if p.of.parameter == number]
+        shape = self.row[parameter].shape
+        covered = {p.of.row: p.of.rows for p in own}
+        made, at = self._new(shape, zeros=sum(covered.values()) < shape[0])
+        begun = set()
+        for p in own:
+            for left, right, out in self._blocks(p, direction, self._matrix(at)):
+                more = p.of.row in begun
+                self.products.add(left.t, right, out, chain=PIECE, more=more, depth=self._real)
+            begun.add(p.of.row)
+        return made
+
+    def _blocks(self, p: Product, direction: int, out: Matrix) -> Iterator[tuple[Matrix, Matrix, Matrix]]:
+        """Each head's error terms and vectors, and where their product goes."""
+        sides = (self._block(p.delta, direction, True), self._block(p.vector, direction, False))
+        (rows, first, tall), (columns, second, wide) = sides[::-1] if p.of.transposed else sides
+        heads, size = self.job.kind.heads, self.plan.dtype.itemsize
+        tall, wide = tall // heads, wide // heads
+        for head in range(heads):
+            yield (
+                rows.part(0, rows.rows, first + head * tall, tall, size),
+                columns.part(0, columns.rows, second + head * wide, wide, size),
+                out.part(p.of.row + head * tall, tall, 0, wide, size),
+            )
+
+    def _block(self, block: Block, direction: int, done: bool) -> tuple[Matrix, int, int]:
+        """The array that holds a block as a matrix, the block's first column and its width."""
+        whole = self._flat(self.first_done + block.array if done else self.row.flat(block.array))
+        shared = direction * (whole.columns // len(self.kind.reverse)) if block.joint else 0
+        return whole, block.first + shared, block.width
