@@ -20,6 +20,7 @@ from throughtime import runtime
 
 CHECKS = r"""
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <time.h>
@@ -111,6 +112,30 @@ EXPORT void subnormals(Parallel parallel, int64_t tasks, int64_t flush, int64_t*
   _mm_setcsr(before);
 #endif
 }
+
+#if defined(__linux__)
+struct Apart { int64_t* worker; pthread_t caller; cpu_set_t allowed; };
+static void look_at_processors(void* context, int64_t) {
+  Apart* a = (Apart*)context;
+  for (int64_t end = now() + 3000000; now() < end;) {}
+  if (pthread_equal(pthread_self(), a->caller)) return;
+  sched_getaffinity(0, sizeof a->allowed, &a->allowed);
+  *a->worker = 1;
+}
+// Of jobs that wake a sleeping worker: in how many one took part, and in how many it may run where the caller does.
+EXPORT void apart(Parallel parallel, int64_t jobs, int64_t* found) {
+  for (int64_t j = 0; j < jobs; ++j) {
+    int64_t worker = 0;
+    Apart a = {&worker, pthread_self(), {}};
+    timespec sleep = {0, 2000000};
+    nanosleep(&sleep, nullptr);
+    int before = sched_getcpu();
+    parallel(2, 2, look_at_processors, &a);
+    if (sched_getcpu() != before || !worker) continue;
+    found[0]++, found[1] += CPU_ISSET(before, &a.allowed) ? 1 : 0;
+  }
+}
+#endif
 
 static void work(void* context, int64_t) { for (int64_t end = now() + *(int64_t*)context; now() < end;) {} }
 // The shortest time, in nanoseconds, that a job of one task a thread takes beyond its task.
@@ -304,3 +329,14 @@ def test_threads_that_the_system_refuses(checks: ctypes.CDLL) -> None:
         [sys.executable, "-c", code, library], env=environment, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout.strip()) == (0, f"1 {[1] * 9}"), done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a program say where its threads run")
+def test_a_worker_is_not_woken_where_its_caller_runs(checks: ctypes.CDLL, parallel: int) -> None:
+    """There it would wait until the caller has done everything alone."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two processors")
+    found = (ctypes.c_int64 * 2)()
+    checks.apart(ctypes.c_void_p(parallel), ctypes.c_int64(60), found)
+    assert found[0] > 5
+    assert found[1] <= found[0] // 10  # the caller may be moved just before it wakes the worker

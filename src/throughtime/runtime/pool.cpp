@@ -9,6 +9,9 @@
 // that wakes too late finds the job closed and touches nothing of it, so nobody ever waits for a thread to wake up.
 
 #include <pthread.h>
+#if defined(__linux__)
+#include <sched.h>
+#endif
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -28,6 +31,8 @@ const size_t stack_bytes = size_t(2) << 20;
 struct alignas(128) Worker {
   uint64_t job;  // number of the newest job offered to this worker
   int sleeping;
+  int avoids;  // 1 + the processor that it may not use, or 0
+  pthread_t thread;
   pthread_mutex_t mutex;
   pthread_cond_t wake;
 };
@@ -155,9 +160,24 @@ void* work(void* argument) {
   return nullptr;
 }
 
+// Linux may wake a thread on the processor of the one that wakes it, even if others are idle: there it would wait until
+// the caller has done all the work alone. So it may run on any that the caller may use, but for the caller's own.
+void keep_off_caller([[maybe_unused]] Worker* worker) {
+#if defined(__linux__)
+  const int here = sched_getcpu();
+  if (here < 0 || worker->avoids == here + 1) return;
+  cpu_set_t others;
+  if (sched_getaffinity(0, sizeof others, &others) != 0) return;
+  CPU_CLR(here, &others);
+  if (CPU_COUNT(&others) > 0 && pthread_setaffinity_np(worker->thread, sizeof others, &others) == 0)
+    worker->avoids = here + 1;
+#endif
+}
+
 void offer(Worker* worker, uint64_t job) {
   store(&worker->job, job);
   if (!load(&worker->sleeping)) return;
+  keep_off_caller(worker);
   pthread_mutex_lock(&worker->mutex);
   pthread_cond_signal(&worker->wake);
   pthread_mutex_unlock(&worker->mutex);
@@ -204,10 +224,10 @@ void grow(int64_t wanted) {
     Worker* worker = &pool.workers[pool.size];
     worker->job = 0;
     worker->sleeping = 0;
+    worker->avoids = 0;
     pthread_mutex_init(&worker->mutex, nullptr);
     pthread_cond_init(&worker->wake, nullptr);
-    pthread_t thread;
-    if (pthread_create(&thread, &attributes, work, worker) != 0) break;
+    if (pthread_create(&worker->thread, &attributes, work, worker) != 0) break;
     ++pool.size;
   }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
