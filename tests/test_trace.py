@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import sigmoid, tanh
@@ -235,3 +238,16 @@ def test_without_gradients_there_are_values_and_no_errors():
 def test_where_nothing_is_kept_nothing_can_be_shown(options):
     with pytest.raises(ValueError, match="return_all=True needs"):
         layer_of("gru", **options)(torch.randn(T, B, INPUTS, dtype=torch.float64), return_all=True)
+
+
+def test_a_trace_ends_with_its_last_name():
+    """What the graph holds of a trace must not hold the graph: a training loop would fill the memory."""
+    layer = layer_of("gru")
+    x = torch.randn(T, B, INPUTS, dtype=torch.float64, requires_grad=True)
+    output, _, trace = layer(x, return_all=True)
+    values = [weakref.ref(v) for each in trace for v in each.values.values()]
+    torch.autograd.grad(output.sum(), x)
+    assert trace[0].errors
+    del output, trace
+    gc.collect()
+    assert not any(value() is not None for value in values)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from throughtime.nn import memory
 from throughtime.nn.calls import Job, Kind, empty_results
 from throughtime.nn.kernels import MOST_CALLS, PreparedCall
 from throughtime.nn.matmul import (
@@ -123,6 +124,13 @@ def seeds(kind: Kind, seed: Tensor | None) -> list[int]:
     return [] if seed is None else kind.seeds(int(seed))
 
 
+def new_array(job: Job, like: Tensor, width: int) -> Tensor:
+    """Room for [T, B, width], sequence after sequence in memory if the call is `batch_first`."""
+    if job.batch_first:
+        return memory.empty(like, (job.rows, job.steps, width)).transpose(0, 1)
+    return memory.empty(like, (job.steps, job.rows, width))
+
+
 class _Forward(NamedTuple):
     """`nets`: widths of the input products' results."""
 
@@ -146,14 +154,12 @@ def forward(job: Job, x: Tensor | None, values: Sequence[Tensor | None]) -> list
     key = layout(row), job.steps, job.rows, job.batch_first, torch.get_num_threads()
     call: _Forward = kept_call(plan.calls, key, lambda: _plan_forward(job, plan, row, like))
     with_extras(row, call.extras, job.batch_first)
-    nets = [_taken((job.steps, job.rows, width), like.dtype, job.batch_first) for width in call.nets]
-    outputs = empty_results(job, plan, like)
+    nets = [new_array(job, like, width) for width in call.nets]
+    outputs = empty_results(job, plan, like, memory.empty)
     addresses = addresses_of([*row, *nets, *outputs])
     if call.products is not None:
         call.products.run(addresses, real_rows(job, values[0]))
     call.kernel.run(addresses, job.origin, seeds(job.kind, values[1]), values[0])
-    for net in nets:
-        _give_back(net, job.batch_first)
     return outputs
 
 
@@ -167,7 +173,7 @@ def _plan_forward(job: Job, plan: Plan, given: Sequence[Tensor | None], like: Te
         products = Products(plan.dtype)
         nets = [row[slot].shape[0] for slot in slots]
         for slot, width in zip(slots, nets, strict=True):
-            net = row.add(_taken((job.steps, job.rows, width), plan.dtype, job.batch_first))
+            net = row.add(new_array(job, like, width))
             products.add(
                 flat_matrix(row[x], imaginary(x)),
                 matrix(row[slot], imaginary(slot)).t,
@@ -180,29 +186,3 @@ def _plan_forward(job: Job, plan: Plan, given: Sequence[Tensor | None], like: Te
     row.tensors += empty_results(job, plan, like)
     kernel = prepared(job.kind, plan, job, row, operands, first_result)
     return _Forward(row.extras, nets, None if products is None else PreparedProducts(products), kernel)
-
-
-_spare: dict[object, Tensor] = {}
-"""The last net of each shape, for the next call: memory that is fetched anew from the system costs as much as to fill
-it."""
-_MOST_SPARE = 4
-_LARGEST_SPARE = 32 << 20  # bytes: what a long sequence needed once must not be held for ever
-
-
-def _taken(shape: tuple[int, int, int], dtype: torch.dtype, batch_first: bool) -> Tensor:
-    """A tensor [T, B, W], used before or new. Taken out of the store, so that two threads never have the same one."""
-    found = _spare.pop((shape, dtype, batch_first), None)
-    if found is not None:
-        return found
-    steps, rows, width = shape
-    if batch_first:
-        return torch.empty((rows, steps, width), dtype=dtype).transpose(0, 1)
-    return torch.empty(shape, dtype=dtype)
-
-
-def _give_back(net: Tensor, batch_first: bool) -> None:
-    if net.nbytes > _LARGEST_SPARE:
-        return
-    if len(_spare) >= _MOST_SPARE:
-        _spare.clear()
-    _spare[tuple(net.shape), net.dtype, batch_first] = net

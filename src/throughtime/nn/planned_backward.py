@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from throughtime.nn import memory
 from throughtime.nn.calls import Job, empty_results
 from throughtime.nn.kernels import PreparedCall
 from throughtime.nn.matmul import PIECE, REAL, Matrix, PreparedProducts, Products, flat_matrix, imaginary, matrix
@@ -35,7 +36,7 @@ class _Made(NamedTuple):
     batch_first: bool
 
     def new(self, like: Tensor) -> Tensor:
-        made = like.new_zeros(self.size) if self.zeros else like.new_empty(self.size)
+        made = like.new_zeros(self.size) if self.zeros else memory.empty(like, self.size)
         return made.transpose(0, 1) if self.batch_first else made
 
 
@@ -64,7 +65,7 @@ def backward(
     key = layout(row), tuple(wanted), len(grads), job.steps, job.rows, job.batch_first, torch.get_num_threads()
     call: _Backward = kept_call(plan.calls, key, lambda: _Planning(job, plan, row, len(grads)).backward(wanted))
     with_extras(row, call.extras, job.batch_first)
-    done = empty_results(job, call.plan, like)
+    done = empty_results(job, call.plan, like, memory.empty)
     made = [g.new(like) for g in call.made]
     addresses = addresses_of([*row, *done, *made])
     call.kernel.run(addresses, job.origin, seeds(job.kind, saved[1]), saved[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ class Trace(Sequence[LayerTrace]):
 
     def __init__(self, batch_first: bool, batched: bool) -> None:
         self._layers: list[LayerTrace] = []
-        self._batch_first, self._batched = batch_first, batched
+        self._shaped = partial(_shaped, batch_first=batch_first, batched=batched)
 
     def __getitem__(self, index: int) -> LayerTrace:  # type: ignore[override]
         return self._layers[index]
@@ -52,38 +53,42 @@ class Trace(Sequence[LayerTrace]):
 
     def begin(self, kind: Kind) -> Callable[[int, Tensor, Tensor | None], None]:
         """Makes room for one layer's directions; returns what takes in their error terms."""
-        first = len(self._layers)
-        self._layers += [LayerTrace({}) for _ in kind.reverse]
+        layers = [LayerTrace({}) for _ in kind.reverse]
+        self._layers += layers
+        # The graph holds `take`, and the values hold the graph: what `take` held of them would never be freed.
+        errors_and_vertical = [(layer.errors, layer.vertical) for layer in layers]
+        shaped = self._shaped
 
         def take(direction: int, errors: Tensor, entered: Tensor | None) -> None:
-            layer = self._layers[first + direction]
-            found = self._split(kind, errors.detach())
-            _add(layer.errors, found)
+            known, vertical = errors_and_vertical[direction]
+            found = _split(kind, shaped(errors.detach()))
+            _add(known, found)
             output, error = next(iter(found.items()))
             if entered is None:
-                _add(layer.vertical, {output: torch.zeros_like(error)})
+                _add(vertical, {output: torch.zeros_like(error)})
             else:
                 width = entered.shape[-1] // len(kind.reverse)
                 own = entered.detach().narrow(-1, direction * width, width)
-                _add(layer.vertical, {output: self._shaped(own)})
+                _add(vertical, {output: shaped(own)})
 
         return take
 
     def fill(self, kind: Kind, values: Sequence[Tensor]) -> None:
         """Takes in the values [T, B, ...] of the directions begun last."""
         for layer, array in zip(self._layers[-len(values) :], values, strict=True):
-            layer.values.update(self._split(kind, array))
+            layer.values.update(_split(kind, self._shaped(array)))
 
-    def _split(self, kind: Kind, array: Tensor) -> dict[str, Tensor]:
-        blocks = column_blocks(kind.program.recurrence.writes, kind.sizes)[TRACE]
-        array = self._shaped(array)
-        return {name: array.narrow(-1, first, width) for name, (first, width) in blocks.items()}
 
-    def _shaped(self, array: Tensor) -> Tensor:
-        """[T, B, ...] in the shape of the input."""
-        if self._batch_first:
-            array = array.transpose(0, 1)
-        return array if self._batched else array.squeeze(0 if self._batch_first else 1)
+def _shaped(array: Tensor, batch_first: bool, batched: bool) -> Tensor:
+    """[T, B, ...] in the shape of the input."""
+    if batch_first:
+        array = array.transpose(0, 1)
+    return array if batched else array.squeeze(0 if batch_first else 1)
+
+
+def _split(kind: Kind, array: Tensor) -> dict[str, Tensor]:
+    blocks = column_blocks(kind.program.recurrence.writes, kind.sizes)[TRACE]
+    return {name: array.narrow(-1, first, width) for name, (first, width) in blocks.items()}
 
 
 def _add(known: dict[str, Tensor], more: dict[str, Tensor]) -> None:
