@@ -25,9 +25,10 @@ SHAPES = {
 }
 
 
-# Here our sums still round up to a third more than torch's: pieces of 96 rows where its loop adds up every step, and
-# the GRU's error terms. How torch's products add up differs from processor to processor, so some may be as near there.
-FARTHER = {(kind, shape) for kind in ("RNN", "GRU", "LSTM") for shape in ("wide", "stack")} | {("GRU", "large batch")}
+# Where our sums may round more than torch's. The step's own product is one chain as long as H, torch's is several, and
+# the GRU's reset gate shows it; how torch's products add up differs from processor to processor.
+FARTHER = {(kind, shape): 1.2 for kind in ("RNN", "LSTM") for shape in ("wide", "stack")}
+FARTHER |= {("GRU", "wide"): 1.35, ("GRU", "large batch"): 1.35, ("GRU", "stack"): 1.2}
 
 
 def results(layer, x, cotangent):
@@ -39,14 +40,8 @@ def results(layer, x, cotangent):
     return {"output": output} | dict(zip(["∂input", *(f"∂{name}" for name in named)], gradients, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("kind", "shape"),
-    [
-        pytest.param(kind, shape, marks=[pytest.mark.xfail(strict=False)] if (kind, shape) in FARTHER else [])
-        for kind in ("RNN", "GRU", "LSTM")
-        for shape in SHAPES
-    ],
-)
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_float32_is_as_near_to_float64_as_torch_s(kind, shape):
     """Each tensor's error over that of torch.nn's, both pooled over seeds."""
     T, B, I, H, options, seeds = SHAPES[shape]  # noqa: E741
@@ -65,7 +60,7 @@ def test_float32_is_as_near_to_float64_as_torch_s(kind, shape):
             for name, found in results(layer, x, cotangent).items():
                 pooled.setdefault(name, [0.0, 0.0])[k] += error(found, expected[name]) ** 2
     ratios = {name: round((mine / other) ** 0.5, 3) for name, (mine, other) in pooled.items()}
-    assert max(ratios.values()) <= LUCK, str(ratios)
+    assert max(ratios.values()) <= FARTHER.get((kind, shape), LUCK), str(ratios)
 
 
 CONTROL = """

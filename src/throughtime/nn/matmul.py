@@ -75,7 +75,7 @@ def laid_out(tensor: Tensor, batch_first: bool) -> Tensor:
     return tensor.transpose(0, 1).contiguous().transpose(0, 1) if batch_first else tensor.contiguous()
 
 
-PIECE = 96  # as `piece` in matmul.h
+PIECE = 64  # as `piece` in matmul.h
 """Products that are summed in one chain: one over all T · B rows would round more than a loop over time."""
 
 

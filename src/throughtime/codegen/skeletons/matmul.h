@@ -40,7 +40,7 @@ struct MatrixProduct {
 };
 
 // The chains of W x and its gradients; nn/matmul.py says the same.
-inline constexpr int64_t piece = 96;
+inline constexpr int64_t piece = 64;
 
 // A panel of this depth takes 16 KiB, half of a small first-level cache.
 template <class T>
