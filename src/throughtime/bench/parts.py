@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
-from unittest.mock import patch
 
 import torch
-from torch.autograd.profiler import profile, record_function
+from torch.autograd.profiler import profile
 
 from throughtime.bench.cases import Bench, Case, Chart, Row, Table
 from throughtime.bench.contestants import KINDS, POINTS, Point, asked, matrix_rows, pair
-from throughtime.nn.matmul import Products
 
 ROUNDS = 5
 PARTS = ("W x", "forward kernel", "backward kernel", "∂x", "∂W", "∂R", "∂x ∂W ∂R")
@@ -25,8 +22,9 @@ PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::addmm_", "aten::baddb
 def spans(events: Sequence[Any], rows: int) -> Iterator[tuple[str, float]]:
     """Part and microseconds of every outermost kernel and product among the profile's events.
 
-    Products in the forward pass are W x. Of torch's in the backward pass those beside the backward kernel are ∂R, and
-    the one that sums over all `rows`, T · B, is ∂W; the package's own make all gradients in one go.
+    The forward kernel makes W x itself; torch's products in the forward pass are W x. Of torch's in the backward pass
+    those beside the backward kernel are ∂R, and the one that sums over all `rows`, T · B, is ∂W; the package's own make
+    all gradients in one go.
     """
     for event in events:
         names = [a.name for a in ancestors(event)]
@@ -34,26 +32,13 @@ def spans(events: Sequence[Any], rows: int) -> Iterator[tuple[str, float]]:
             continue
         backward = any("Backward" in name for name in names)
         if event.name == OWN_PRODUCTS:
-            yield ("∂x ∂W ∂R" if backward else "W x"), event.cpu_time_total
+            yield "∂x ∂W ∂R", event.cpu_time_total
         elif event.name.startswith(OWN):
             yield ("backward kernel" if backward else "forward kernel"), event.cpu_time_total
         elif event.name in PRODUCTS:
             summed = next(shape for shape in reversed(event.input_shapes) if len(shape) >= 2)[-2]
             part = "∂R" if any("Recur" in name for name in names) else "∂W" if summed == rows else "∂x"
             yield (part if backward else "W x"), event.cpu_time_total
-
-
-@contextmanager
-def shown_products() -> Iterator[None]:
-    """Gives the package's own products a range of their own in the profile."""
-    plain = Products.run
-
-    def run(products: Products) -> None:
-        with record_function(OWN_PRODUCTS):
-            plain(products)
-
-    with patch.object(Products, "run", run):
-        yield
 
 
 def ancestors(event: Any) -> Iterator[Any]:
@@ -68,7 +53,7 @@ def measure(kind: str, point: Point, bench: Bench) -> Sequence[Row]:
     cotangent = torch.randn(point.steps, point.batch, point.hidden)
     call = asked("training", ours, x, cotangent)
     total = bench.time({"ours": call})["ours"].wall
-    with shown_products(), profile(use_kineto=False, record_shapes=True) as found:
+    with profile(use_kineto=False, record_shapes=True) as found:
         for _ in range(ROUNDS):
             call()
     seconds = dict.fromkeys(PARTS, 0.0)
@@ -76,14 +61,15 @@ def measure(kind: str, point: Point, bench: Bench) -> Sequence[Row]:
         seconds[part] += microseconds / 1e6 / ROUNDS
     rest = max(0.0, total - sum(seconds.values()))
     of_input, of_state = matrix_rows(ours)
-    inside = 2 * point.steps * point.batch * of_state
-    outside = 2 * point.steps * point.batch * (3 * of_input + of_state)
+    forward = 2 * point.steps * point.batch * (of_input + of_state)
+    backward = 2 * point.steps * point.batch * of_state
+    outside = 2 * point.steps * point.batch * (2 * of_input + of_state)
     products = sum(seconds[part] for part in PARTS if "kernel" not in part)
     row: Row = {"cell": kind, "point": point.name, "ms": 1e3 * total}
     row |= {f"{part} ms": 1e3 * value for part, value in seconds.items()} | {"rest ms": 1e3 * rest}
     for name, operations, took in (
-        ("forward kernel", inside, seconds["forward kernel"]),
-        ("backward kernel", inside, seconds["backward kernel"]),
+        ("forward kernel", forward, seconds["forward kernel"]),
+        ("backward kernel", backward, seconds["backward kernel"]),
         ("products", outside, products),
     ):
         row[f"of peak: {name}"] = operations / took / bench.machine.peak if took else 0.0
@@ -91,8 +77,8 @@ def measure(kind: str, point: Point, bench: Bench) -> Sequence[Row]:
 
 
 parts = Table(
-    "A training step of ours in parts, in milliseconds: the kernels, the products outside them (W x and the gradients "
-    "of x, W and R, each alone or all together), and the rest: Python, autograd, allocation, copies. The parts come "
+    "A training step of ours in parts, in milliseconds: the kernels (W x is part of the forward one), the products "
+    "outside them (the gradients of x, W and R), and the rest: Python, autograd, allocation, copies. The parts come "
     "from torch's profiler, the sum from a run without it.",
     lambda: [Case(f"{kind} {point.name}", partial(measure, kind, point)) for kind in KINDS for point in POINTS],
     Chart("ms", panel="", level=None),

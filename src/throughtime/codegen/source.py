@@ -14,8 +14,8 @@ from throughtime.symbolic.graph import Node, Width
 from throughtime.symbolic.program import Recurrence, without_marks
 
 SKELETONS = (
-    *("lanes.h", "transpose.h", "functions.h", "product.h", "call.h", "at.h", "pack.h", "team.h", "slice.h"),
-    *("recurrence.h", "matmul.h", "session.h"),
+    *("lanes.h", "transpose.h", "functions.h", "product.h", "call.h", "strip.h", "at.h", "pack.h"),
+    *("input.h", "ahead.h", "team.h", "slice.h", "recurrence.h", "matmul.h", "session.h"),
 )
 SCALARS = {"float32": "float", "float64": "double"}
 

@@ -111,10 +111,19 @@ def packed_elements(recurrence: Recurrence, sizes: Sizes, heads: int, panel: int
     return count
 
 
-def cut(packed: int, groups: int, steps: int, rows: int, threads: int, size: int = 4, totals: bool = False) -> Cut:
-    """`packed`: numbers of the packed matrices of one group; `size`: bytes of each; `totals`: whether a step sums over
-    units, which one thread does in one order."""
-    useful = 1 + steps * rows * packed * groups // WORK_OF_A_THREAD
+def packed_input(recurrence: Recurrence, sizes: Sizes, heads: int, panel: int) -> int:
+    """Numbers of the packed W of one group, where the kernel makes W x itself."""
+    per_head = _per_head(sizes, heads)
+    widths = [size_of(r.node.width, per_head) for r in recurrence.used_reads if r.array == "net"]
+    return sum(-(-width // panel) * panel for width in widths) * size_of("input", sizes)
+
+
+def cut(
+    packed: int, groups: int, steps: int, rows: int, threads: int, size: int = 4, totals: bool = False, mapped: int = 0
+) -> Cut:
+    """`packed`: numbers of the packed matrices of one group, `mapped`: of its packed W; `size`: bytes of each;
+    `totals`: whether a step sums over units, which one thread does in one order."""
+    useful = 1 + steps * rows * (packed + mapped) * groups // WORK_OF_A_THREAD
     threads = min(threads, useful)
     share = -(-threads // groups)
     slices = max(1, min(rows // SMALLEST_SLICE, share))

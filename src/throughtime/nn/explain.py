@@ -128,7 +128,7 @@ class _Call:
         return LayerUse(
             level,
             layer.sizes(level)["input"],
-            () if reference else tuple(self._kernels(kind)),
+            () if reference else tuple(self._kernels(kind, level)),
             forward,
             backward,
             sum(p.numel() for d in range(layer.directions) for p in layer.own_parameters(level, d).values())
@@ -137,7 +137,7 @@ class _Call:
             {} if reference else self._made(kind, level, keep=False),
         )
 
-    def _kernels(self, kind: Kind) -> list[KernelUse]:
+    def _kernels(self, kind: Kind, level: int) -> list[KernelUse]:
         dtype, program = self.dtype, kind.program
         groups = len(kind.group_reverse)
         panel = 2 * counting.vector_bytes(self.compiler) // dtype.itemsize if self.compiler else 1
@@ -149,13 +149,16 @@ class _Call:
         ):
             recurrence = kernel.recurrence
             packed = counting.packed_elements(recurrence, kind.sizes, kind.heads, panel)
+            maps = purpose != "backward" and not (self.words and level == 0)
+            mapped = counting.packed_input(recurrence, kind.sizes, kind.heads, panel) if maps else 0
             steps = min(self.steps, self.layer.recompute or self.steps)
             totals = any(n.op == "total" for n in recurrence.nodes)
             threads = torch.get_num_threads()
-            cut = counting.cut(packed, groups, steps, self.rows, threads, dtype.itemsize, totals)
+            cut = counting.cut(packed, groups, steps, self.rows, threads, dtype.itemsize, totals, mapped)
             compiled = kernel.library() is not None if self.compiler else None
             phases = counting.phase_texts(recurrence)
-            found.append(KernelUse(recurrence.name, purpose, compiled, phases, cut, packed * groups * dtype.itemsize))
+            size = (packed + mapped) * groups * dtype.itemsize
+            found.append(KernelUse(recurrence.name, purpose, compiled, phases, cut, size))
         return found
 
     def _flops(self, kind: Kind, level: int) -> tuple[Flops, Flops]:
@@ -183,14 +186,15 @@ class _Call:
         """Bytes of the arrays that the call makes."""
         dtype = self.dtype
         numbers = counting.array_numbers(kind, kind.plan(keep, dtype), self.steps, self.rows)
-        made = {"net", "out", "final states", *kind.plan(keep, dtype).own_writes}
+        made = {"out", "final states", *kind.plan(keep, dtype).own_writes}
         if len(self.layer.derived.biases) > 1:
             made.add("bias")  # a sum of two parameters; a single one is a parameter
         if self.words and level == 0:
-            made.add("x")  # vectors of zeros and a one
+            made |= {"net", "x"}  # of words W x is a gather, and x vectors of zeros and a one
         scale = dtype.itemsize * self.layer.directions // len(kind.reverse)
         found = {name: count * scale for name, count in numbers.items() if name in made}
-        copied = self.padded or (self.layer.any_weight.dtype in NARROW and not self.words)
+        masked = self.padded and (self.words or "x" in kind.program.reads or self.layer.recompute is not None)
+        copied = masked or (self.layer.any_weight.dtype in NARROW and not self.words)
         if level == 0 and copied and not (self.words and "net" not in numbers):
             item = 8 if self.words else kind.sizes["input"] * dtype.itemsize
             found["copied input"] = self.steps * self.rows * item

@@ -144,15 +144,17 @@ class Kernel:
         threads: int,
         sampled: Sequence[bool] = (),
         samples: int = 0,
+        mapped: Mapped | None = None,
     ) -> PreparedCall:
         """A call but for its addresses. `layout`: the strides of every tensor. `groups`: the places of its carries
         (start and end of each), reads, writes, sums and matrices. `numbers`: the `widths`. `reverse`: for each group,
-        whether its time runs backwards."""
+        whether its time runs backwards. `mapped`: which reads the kernel makes itself."""
         if self._function is None:
             self.compile()
         times = max(samples, 1)
         front = [steps, rows, times * len(groups), threads, 0, self._parallel, *numbers]
-        template = _template(front, layout, sampled or [False] * len(layout), groups, reverse, times, self._bytes)
+        given = sampled or [False] * len(layout)
+        template = _template(front, layout, given, groups, reverse, times, self._bytes, mapped)
         return PreparedCall(self.recurrence.name, self._function, template, len(groups))  # type: ignore[arg-type]
 
     def session_numbers(
@@ -163,7 +165,7 @@ class Kernel:
         front = [1, rows, 1, 1, 0, 0, *numbers]
         template = _template(front, layout, [False] * len(tensors), [group], [False], 1, self._bytes)
         template.numbers[template.places] += np.array([t.data_ptr() for t in tensors])[template.slots]
-        return [int(n) for n in template.numbers]
+        return [int(n) for n in template.numbers[:-1]]  # but for how many reads the kernel maps itself
 
 
 MOST_CALLS = 64
@@ -179,6 +181,15 @@ class _Template(NamedTuple):
     slots: NDArray[np.int64]
     seeds: list[int]
     lengths: list[int]
+
+
+class Mapped(NamedTuple):
+    """Reads by number that are parts of W x: x [T, B, depth] is tensor number `slot`; the places of these reads are
+    those of rows of W."""
+
+    slot: int
+    depth: int
+    reads: list[int]
 
 
 _ORIGIN = 4  # where a call's numbers say the number of its first step
@@ -218,6 +229,7 @@ def _template(
     reverse: Sequence[bool],
     times: int,
     size: int,
+    mapped: Mapped | None = None,
 ) -> _Template:
     words = list(front)
     places, slots, seeds, lengths = [], [], [], []
@@ -246,6 +258,13 @@ def _template(
                     words += (offset, strides[0])
                 else:
                     words += (offset, 0, strides[0] if kind == ROW else 0)
+    if mapped is None:
+        words.append(0)
+    else:
+        step, row, _ = layout[mapped.slot]  # type: ignore[misc]
+        places.append(len(words) + 1)
+        slots.append(mapped.slot)
+        words += (len(mapped.reads), 0, step, row, mapped.depth, *mapped.reads)
     return _Template(np.array(words), np.array(places), np.array(slots), seeds, lengths)
 
 

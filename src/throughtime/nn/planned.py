@@ -16,17 +16,10 @@ from torch import Tensor
 
 from throughtime.nn import memory
 from throughtime.nn.calls import Job, Kind, empty_results
-from throughtime.nn.kernels import MOST_CALLS, PreparedCall
+from throughtime.nn.kernels import MATRIX, MOST_CALLS, Mapped, Place, PreparedCall
 from throughtime.nn.matmul import (
-    PIECE,
-    REAL,
-    PreparedProducts,
-    Products,
-    flat_matrix,
-    imaginary,
     is_flat,
     laid_out,
-    matrix,
 )
 from throughtime.nn.products import input_product
 from throughtime.nn.program import Plan
@@ -101,12 +94,24 @@ def kept_call(calls: dict[object, Any], key: object, make: Callable[[], Any]) ->
     return found
 
 
-def prepared(kind: Kind, plan: Plan, job: Job, row: Row, operands: Sequence[int], first_result: int) -> PreparedCall:
-    """The kernel's call. `operands`: the numbers of its tensors but for its results, which come last in the row."""
+def prepared(
+    kind: Kind, plan: Plan, job: Job, row: Row, operands: Sequence[int], first_result: int, x: int | None = None
+) -> PreparedCall:
+    """The kernel's call. `operands`: the numbers of its tensors but for its results, which come last in the row; `x`:
+    that of the input, if the kernel is to map it itself."""
     slots = [*operands, *range(first_result, len(row.tensors))]
+    groups, mapped = plan.groups, None
+    if x is not None:
+        # A column of W x is a row of W.
+        size, weights = plan.dtype.itemsize, {slot - 2 for slot in kind.net_slots}
+        groups = [
+            [Place(p.slot, MATRIX, 0, p.offset // size) if p.slot in weights else p for p in group] for group in groups
+        ]
+        mapped = Mapped(len(slots), row[x].shape[-1], plan.net_reads)
+        slots.append(x)
     lying = layout([row.tensors[k] for k in slots])
-    threads = torch.get_num_threads()
-    call = plan.kernel.prepared(lying, plan.groups, plan.numbers, kind.group_reverse, job.steps, job.rows, threads)
+    threads, reverse = torch.get_num_threads(), kind.group_reverse
+    call = plan.kernel.prepared(lying, groups, plan.numbers, reverse, job.steps, job.rows, threads, mapped=mapped)
     moved = np.array(slots, dtype=np.int64)[call.template.slots]
     return call._replace(template=call.template._replace(slots=moved))
 
@@ -124,19 +129,8 @@ def seeds(kind: Kind, seed: Tensor | None) -> list[int]:
     return [] if seed is None else kind.seeds(int(seed))
 
 
-def new_array(job: Job, like: Tensor, width: int) -> Tensor:
-    """Room for [T, B, width], sequence after sequence in memory if the call is `batch_first`."""
-    if job.batch_first:
-        return memory.empty(like, (job.rows, job.steps, width)).transpose(0, 1)
-    return memory.empty(like, (job.steps, job.rows, width))
-
-
 class _Forward(NamedTuple):
-    """`nets`: widths of the input products' results."""
-
     extras: list[Extra]
-    nets: list[int]
-    products: PreparedProducts | None
     kernel: PreparedCall
 
 
@@ -154,35 +148,17 @@ def forward(job: Job, x: Tensor | None, values: Sequence[Tensor | None]) -> list
     key = layout(row), job.steps, job.rows, job.batch_first, torch.get_num_threads()
     call: _Forward = kept_call(plan.calls, key, lambda: _plan_forward(job, plan, row, like))
     with_extras(row, call.extras, job.batch_first)
-    nets = [new_array(job, like, width) for width in call.nets]
     outputs = empty_results(job, plan, like, memory.empty)
-    addresses = addresses_of([*row, *nets, *outputs])
-    if call.products is not None:
-        call.products.run(addresses, real_rows(job, values[0]))
+    addresses = addresses_of([*row, *outputs])
     call.kernel.run(addresses, job.origin, seeds(job.kind, values[1]), values[0])
     return outputs
 
 
 def _plan_forward(job: Job, plan: Plan, given: Sequence[Tensor | None], like: Tensor) -> _Forward:
     row = Row(given, job.batch_first)
-    slots = job.kind.net_slots if given[-1] is not None else []
-    operands = [k if k in slots else row.with_units_together(k) for k in range(2, len(given) - 1)]
-    nets, products = [], None
-    if slots:
-        x = row.flat(len(given) - 1)
-        products = Products(plan.dtype)
-        nets = [row[slot].shape[0] for slot in slots]
-        for slot, width in zip(slots, nets, strict=True):
-            net = row.add(new_array(job, like, width))
-            products.add(
-                flat_matrix(row[x], imaginary(x)),
-                matrix(row[slot], imaginary(slot)).t,
-                flat_matrix(row[net], imaginary(net)),
-                chain=PIECE,
-                rows=None if given[0] is None else REAL,
-            )
-            operands[slot - 2] = net
+    x = None if given[-1] is None else row.with_units_together(len(given) - 1)
+    weights = [] if x is None else job.kind.net_slots
+    operands = [k if k in weights else row.with_units_together(k) for k in range(2, len(given) - 1)]
     first_result = len(row.tensors)
     row.tensors += empty_results(job, plan, like)
-    kernel = prepared(job.kind, plan, job, row, operands, first_result)
-    return _Forward(row.extras, nets, None if products is None else PreparedProducts(products), kernel)
+    return _Forward(row.extras, prepared(job.kind, plan, job, row, operands, first_result, x))

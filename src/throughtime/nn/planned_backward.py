@@ -42,7 +42,7 @@ class _Made(NamedTuple):
 
 class _Backward(NamedTuple):
     """`made`: what the products make; `answers`: for the input and each operand how its gradient is found: it is
-    "made", a "result" of the recurrence, a "sum" over one, or made of it by "words"; and which."""
+    "made", a "result" of the recurrence, or made of one by "words"; and which."""
 
     extras: list[Extra]
     plan: Plan
@@ -82,8 +82,7 @@ def backward(
         elif answer[0] == "words":
             found.append(words_gradient(x, done[answer[1]], saved[k + 1]))  # type: ignore[arg-type]
         else:
-            result = done[answer[1]]
-            found.append(result.sum(-2) if answer[0] == "sum" else result)
+            found.append(done[answer[1]])
     return found
 
 
@@ -111,8 +110,10 @@ class _Planning:
             x = row.flat(x)
         for product in (p for products in self.route.products for p in products):
             row.flat(product.vector.array)
+        like = row[self.results - 1]
+        self.ones = row.constant(like.new_ones(job.rows))
         self.first_done = len(row.tensors)
-        row.tensors += empty_results(job, self.plan, row[self.results - 1])
+        row.tensors += empty_results(job, self.plan, like)
         kernel = prepared(self.kind, self.plan, job, row, operands, self.first_done)
         d_x: int | None = None
         answers: list[tuple[str, int] | None] = []
@@ -129,8 +130,10 @@ class _Planning:
                 answers.append(("words", at) if asked else None)
             elif how == "parameter":
                 answers.append(("made", self._parameter_gradient(d, at, k)) if asked else None)
+            elif how == "sum":
+                answers.append(("made", self._sum(at)) if asked else None)
             else:
-                answers.append(("sum" if how == "sum" else "result", at))
+                answers.append(("result", at))
         answers.insert(0, None if d_x is None else ("made", d_x))
         products = PreparedProducts(self.products)
         return _Backward(row.extras, self.plan, kernel, self.route, self.made, products, answers)
@@ -184,6 +187,16 @@ class _Planning:
         made, at = self._new(self.row[weight].shape)
         errors = self._flat(self.first_done + delta)
         self.products.add(errors.t, self._flat(x), self._matrix(at), chain=PIECE, depth=self._real)
+        return made
+
+    def _sum(self, result: int) -> int:
+        """Σ over the sequences of a result [B, W], as the product of a row of ones with it: torch's sum would wake its
+        threads for a large one, which then spin on the cores that the next call needs."""
+        at = self.first_done + result
+        rows, width = self.row[at].shape
+        made, out = self._new((width,))
+        ones = Matrix(imaginary(self.ones), 1, rows, rows, 1)
+        self.products.add(ones, self._matrix(at), Matrix(imaginary(out), 1, width, width, 1), chain=8)
         return made
 
     def _parameter_gradient(self, direction: int, number: int, parameter: int) -> int:

@@ -183,6 +183,7 @@ class Plan:
                 found.append(Place(base + len(program.own) + number, MATRIX, 0, row + part(m.rows)))
             self.groups.append(found)
         self._sizes, self._places = sizes, places
+        self.net_reads = [k for k, r in enumerate(recurrence.used_reads) if r.array == "net"]
         self._routes: dict[tuple[bool, bool], Route] = {}
         self.calls: dict[object, Any] = {}
         """Calls that `planned.py` has planned, by the layout of their tensors."""

@@ -16,6 +16,8 @@ template <class T>
 struct Array {
   T* data;
   int64_t step, row;
+
+  T* at(int64_t t, int64_t b) const { return data + t * step + b * row; }
 };
 
 // One group (a direction, or a head of one) of a call, read from the flat list of numbers that crosses the C interface.
@@ -59,7 +61,13 @@ struct Call {
   Parallel parallel;
   int64_t width[Cell::widths];
   Group<Cell, T>* group;
-  T** packed;      // of each group
+  // Reads that are W x: how many, which, and of every read the first column among these, or -1. W stands where such a
+  // read's array would: data and step of its rows, `row` of its columns.
+  int64_t net_count, net_reads[Cell::reads + 1], net_column[Cell::reads + 1], net_columns;
+  Array<const T> x;
+  int64_t depth;   // numbers in each x
+  T** packed;            // of each group: the step's matrices, then W
+  int64_t packed_input;  // where W begins
   int64_t slices;  // of one group
   int64_t team;    // threads of one slice
   int64_t work;    // multiply-adds of all steps
@@ -69,6 +77,25 @@ struct Call {
   // The first sequence of a slice; of the one after the last: their number.
   int64_t first_of(int64_t slice) const { return rows * slice / slices; }
   int64_t width_of(int index) const { return width[index]; }
+
+  bool is_mapped(int read) const { return net_count && net_column[read] >= 0; }
+
+  const int64_t* parse_input(const int64_t* a) {
+    net_count = *a++;
+    for (int k = 0; k < Cell::reads; ++k) net_column[k] = -1;
+    if (!net_count) return a;
+    x = {(const T*)a[0], a[1], a[2]}, depth = a[3];
+    a += 4;
+    for (int64_t k = 0; k < net_count; ++k) {
+      net_reads[k] = *a++;
+      net_column[net_reads[k]] = net_columns;
+      net_columns += padded(Cell::read_width[net_reads[k]]);
+    }
+    // Vectors a large power of two apart would all fall into the same few lines of a cache.
+    if (net_columns * int64_t(sizeof(T)) % 1024 == 0) net_columns += panel<T>;
+    return a;
+  }
+
   int64_t padded(int index) const { return (width[index] + panel<T> - 1) / panel<T> * panel<T>; }
 };
 

@@ -47,6 +47,20 @@ int64_t pack_phases(const Call<Cell, T>& call, const Group<Cell, T>& group, T* t
   return passed;
 }
 
+// W, read by read; returns the elements.
+template <class Cell, class T>
+int64_t pack_input(const Call<Cell, T>& call, const Group<Cell, T>& group, T* to, Share share = {}) {
+  int64_t passed = 0;
+  for (int64_t k = 0; k < call.net_count; ++k) {
+    const Array<const T>& w = group.reads[call.net_reads[k]];
+    const int64_t width = call.width_of(Cell::read_width[call.net_reads[k]]);
+    for (int64_t unit = 0; unit < width; unit += panel<T>, passed += call.depth * panel<T>)
+      if (to && unit / panel<T> % share.parts == share.part)
+        pack_panel(to + passed, Matrix<T>{w.data, w.step, w.row}, false, unit, width, call.depth);
+  }
+  return passed;
+}
+
 // The most sums over units that one phase makes.
 template <class... Phases>
 constexpr int totals_of(Sequence<Phases...>) {

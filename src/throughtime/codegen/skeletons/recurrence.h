@@ -94,10 +94,18 @@ int run_call(const int64_t* a) {
   call.group = (Group<Cell, T>*)calloc(size_t(call.groups), sizeof(Group<Cell, T>));
   call.packed = (T**)calloc(size_t(call.groups), sizeof(T*));
   call.failed = !call.group || !call.packed;
+  if (call.failed) {
+    free(call.group);
+    free(call.packed);
+    return 1;
+  }
+  for (int64_t g = 0; g < call.groups; ++g) a = call.group[g].parse(a);
+  call.parse_input(a);
+  const int64_t own = pack_phases(call, call.group[0], (T*)nullptr, typename Cell::Phases{});
+  const int64_t size = own + pack_input(call, call.group[0], (T*)nullptr);
+  call.work = call.groups * call.steps * call.rows * size;
+  call.packed_input = own;
   for (int64_t g = 0; g < call.groups && !call.failed; ++g) {
-    a = call.group[g].parse(a);
-    const int64_t size = pack_phases(call, call.group[g], (T*)nullptr, typename Cell::Phases{});
-    call.work += call.steps * call.rows * size;
     call.packed[g] = allocate<T>(size);
     call.failed = !call.packed[g];
   }
@@ -120,6 +128,7 @@ int run_call(const int64_t* a) {
           auto& c = *(Call<Cell, T>*)context;
           const int64_t g = task / c.team;
           pack_phases(c, c.group[g], c.packed[g], typename Cell::Phases{}, Share{task % c.team, c.team});
+          pack_input(c, c.group[g], c.packed[g] + c.packed_input, Share{task % c.team, c.team});
         },
         &call);
     call.parallel(
@@ -129,6 +138,7 @@ int run_call(const int64_t* a) {
           const int64_t member = task % c.team, s = task / c.team % c.slices, g = task / c.team / c.slices;
           const int64_t first = c.first_of(s), last = c.first_of(s + 1);
           Slice<Cell, T> slice(c, c.group[g], c.packed[g], first, last - first);
+          slice.packed_input = c.packed[g] + c.packed_input;
           const int64_t least = (last - first) * most_nets<Cell, T>(typename Cell::Phases{}) * panel<T>;
           const int64_t room = least > slice.net_room ? least : slice.net_room;
           if (!(member ? work_for(slice, c.teams[task / c.team], room) : lead(slice, c, task / c.team, room)))
@@ -137,7 +147,7 @@ int run_call(const int64_t* a) {
         },
         &call);
   }
-  for (int64_t g = 0; call.group && call.packed && g < call.groups; ++g) {
+  for (int64_t g = 0; g < call.groups; ++g) {
     free(call.packed[g]);
     free(call.group[g].order);
   }

@@ -2,7 +2,9 @@
 // There is no barrier in the loop, unless sequences are fewer than threads: then a team of these shares the units.
 #pragma once
 
+#include "ahead.h"
 #include "at.h"
+#include "input.h"
 #include "pack.h"
 #include "team.h"
 
@@ -28,12 +30,17 @@ struct Slice {
   int64_t member = 0, members = 1;
   bool left = false;  // this member has left its team
   const T* packed_here = nullptr;
+  const T* packed_input = nullptr;
+  Input<Cell, T> input;
+  int64_t now = 0;  // which step is being made
 
-  static constexpr int per_row = Cell::carries + Cell::buffers;
-  static constexpr int most_totals = totals_of(typename Cell::Phases{});
+  static constexpr int per_row = Cell::carries + Cell::buffers, most_totals = totals_of(typename Cell::Phases{});
 
   Slice(const Call<Cell, T>& c, const Group<Cell, T>& g, const T* p, int64_t f, int64_t r)
       : call(c), group(g), packed(p), first(f), rows(r) {}
+
+  int64_t time_of(int64_t k) const { return group.reverse ? call.steps - 1 - k : k; }
+  bool is_active(int64_t r, int64_t t) const { return !group.lengths || call.origin + t < group.lengths[sequence(r)]; }
 
   // The number of its sequence in the batch.
   int64_t sequence(int64_t r) const { return group.order ? group.order[first + r] : first + r; }
@@ -47,7 +54,7 @@ struct Slice {
     buffer = (T**)malloc(size_t(rows) * (per_row + Cell::carries + Cell::sums) * sizeof(T*));
     active = (int64_t*)malloc(size_t(rows) * sizeof(int64_t));
     totals = (Vec<T>*)allocate<T>(rows * most_totals * lanes<T>);
-    if (!memory || !buffer || !active || !totals) return false;
+    if (!memory || !buffer || !active || !totals || !input.open(call, rows)) return false;
     next = buffer + rows * per_row;
     partial = next + rows * Cell::carries;
     T* at = memory;
@@ -83,7 +90,7 @@ struct Slice {
     buffer = (T**)malloc(addresses * sizeof(T*));
     active = (int64_t*)malloc(size_t(rows) * sizeof(int64_t));
     totals = (Vec<T>*)allocate<T>(rows * most_totals * lanes<T>);
-    if (!memory || !buffer || !active || !totals) return false;
+    if (!memory || !buffer || !active || !totals || !input.open(call, rows)) return false;
     memcpy((void*)buffer, (const void*)leader.buffer, addresses * sizeof(T*));
     next = buffer + rows * per_row;
     partial = next + rows * Cell::carries;
@@ -119,6 +126,7 @@ struct Slice {
     free(buffer);
     free(active);
     free(totals);
+    input.release();
   }
 
   // A sequence that has ended keeps its state; what would be written for it is zero.
@@ -126,14 +134,13 @@ struct Slice {
     count = 0;
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t b = sequence(r);
-      if (!group.lengths || call.origin + t < group.lengths[b]) {
+      if (is_active(r, t)) {
         active[count++] = r;
         continue;
       }
       if (member) continue;
       for (int k = 0; k < Cell::writes; ++k)
-        memset(group.writes[k].data + t * group.writes[k].step + b * group.writes[k].row, 0,
-               size_t(call.width_of(Cell::write_width[k])) * sizeof(T));
+        memset(group.writes[k].at(t, b), 0, size_t(call.width_of(Cell::write_width[k])) * sizeof(T));
     }
   }
 
@@ -226,39 +233,30 @@ struct Slice {
     }
   }
 
-  // At a meeting: the leader goes on alone, the others have nothing more to do.
-  void give_up() { member ? void(left = true) : void(members = 1); }
+  // At a meeting: the leader goes on alone, with all units, the others have nothing more to do.
+  void give_up() {
+    left = member > 0;
+    if (!left) members = 1;
+    if (!left && call.net_count) input.make(*this, now);
+  }
 
   template <class Phase>
   TT_INLINE void pointwise(int64_t t, int64_t i, int64_t width, int64_t block0, int64_t block1) {
     const int64_t r = active[i], b = sequence(r);
     const T* reads[Cell::reads + 1];
     T* writes[Cell::writes + 1];
-    for (int k = 0; k < Cell::reads; ++k) reads[k] = group.reads[k].data + t * group.reads[k].step + b * group.reads[k].row;
-    for (int k = 0; k < Cell::writes; ++k)
-      writes[k] = group.writes[k].data + t * group.writes[k].step + b * group.writes[k].row;
+    for (int k = 0; k < Cell::reads; ++k)
+      reads[k] = call.is_mapped(k) ? input.of(call, now, i, k) : group.reads[k].at(t, b);
+    for (int k = 0; k < Cell::writes; ++k) writes[k] = group.writes[k].at(t, b);
     T* const* sums = partial + r * Cell::sums;
-    // The next step's numbers come from an outer cache while this step is made.
-    const char *ahead[Cell::reads + 1], *ahead_writes[Cell::writes + 1];
-    int near = 0, near_writes = 0;
-    if (group.reverse ? t > 0 : t + 1 < call.steps) {
-      for (int k = 0; k < Cell::reads; ++k)
-        if (group.reads[k].step)
-          ahead[near++] = (const char*)(group.reverse ? reads[k] - group.reads[k].step : reads[k] + group.reads[k].step);
-      for (int k = 0; k < Cell::writes; ++k)
-        ahead_writes[near_writes++] =
-            (const char*)(group.reverse ? writes[k] - group.writes[k].step : writes[k] + group.writes[k].step);
-    }
+    Ahead<Cell, T> ahead;
+    if (now + 1 < call.steps) ahead.begin(call, group, reads, writes);
     const int64_t net_step = Phase::nets * panel<T>;
     const T* net = nets + i * (block1 - block0) * net_step;
     for (int64_t block = block0; block < block1; ++block, net += net_step)
       for (int half = 0; half < 2; ++half) {
         const int64_t unit = block * panel<T> + half * lanes<T>;
-        if (half == 0 || vector_bytes == 64) {
-          const int64_t line = unit * int64_t(sizeof(T));
-          for (int k = 0; k < near; ++k) __builtin_prefetch(ahead[k] + line);
-          for (int k = 0; k < near_writes; ++k) __builtin_prefetch(ahead_writes[k] + line, 1);
-        }
+        if (half == 0 || vector_bytes == 64) ahead.fetch(unit * int64_t(sizeof(T)));
         const int64_t n = width - unit;
         const T* here = net + half * lanes<T>;
         if (n >= lanes<T>) {
@@ -276,9 +274,10 @@ struct Slice {
   template <class... Phases>
   void loop(Sequence<Phases...>) {
     for (int64_t k = 0; k < call.steps; ++k) {
-      const int64_t t = group.reverse ? call.steps - 1 - k : k;
+      const int64_t t = time_of(now = k);
       if (k == 0 || group.lengths) select_active(t);
       if (count == 0) continue;
+      if (call.net_count && k >= input.end) input.make(*this, k);
       packed_here = packed;
       ((left ? void() : run<Phases>(t)), ...);
       if (left) return;
