@@ -217,7 +217,7 @@ def launch_kernel(job: Job, values: Sequence[Tensor | None]) -> list[Tensor]:
         sampled = [False] * (len(tensors) + len(outputs))
     seeds = [] if seed is None else [group for number in seed.view(-1).tolist() for group in kind.seeds(number)]
     tensors += outputs
-    kernel = plan.kernel
+    kernel = plan.kernel_on(like.device)
     with named_range(kernel.recurrence.name):
         kernel(
             *(tensors, sampled, plan.groups, plan.numbers, kind.group_reverse, seeds, lengths),

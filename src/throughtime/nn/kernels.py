@@ -88,7 +88,7 @@ class Kernel:
         self._text = kernel_source(recurrence, DTYPES[dtype])
         self._function: Callable[[int], int] | None = None
         self._parallel = 0
-        self._templates: dict[object, _Template] = {}
+        self._templates = Templates()
 
     def library(self) -> Path | None:
         """The compiled library, if the cache has it; compiles nothing."""
@@ -125,24 +125,14 @@ class Kernel:
             self.compile()
         times = max(samples, 1)
         threads = torch.get_num_threads()
-        layout = tuple([None if t is None else t.stride() for t in tensors])
+        layout = strides_of(tensors)
         key = layout, tuple(sampled), steps, rows, origin, samples, threads, id(groups), lengths is None
-        template = self._templates.get(key)
-        if template is None:
-            if len(self._templates) >= _MOST_TEMPLATES:
-                self._templates.clear()
+        found = self._templates.get(key)
+        if found is None:
             front = [steps, rows, times * len(groups), threads, origin, self._parallel, *numbers]
-            template = _template(front, layout, sampled, groups, reverse, times, self._bytes)
-            self._templates[key] = template
-        words = template.numbers.copy()
-        addresses = np.array([0 if t is None else t.data_ptr() for t in tensors], dtype=np.int64)
-        words[template.places] += addresses[template.slots]
-        if seeds:
-            words[template.seeds] = [seeds[g % len(seeds)] for g in range(len(template.seeds))]
-        if lengths is not None:
-            step = 0 if lengths.dim() == 1 else lengths.stride(0) * lengths.itemsize
-            first = lengths.data_ptr()
-            words[template.lengths] = [first + g // len(groups) * step for g in range(len(template.lengths))]
+            found = template(front, layout, sampled, groups, reverse, times, self._bytes)
+            self._templates.put(key, found)
+        words = filled(found, tensors, len(groups), seeds, lengths)
         if self._function(words.__array_interface__["data"][0]):  # type: ignore[misc]
             raise MemoryError(f"{self.recurrence.name}: no memory for the work space of {rows} sequences")
 
@@ -152,16 +142,11 @@ class Kernel:
         """What a session of `rows` sequences is opened with, but for its input map: a call of one step."""
         layout = [t.stride() for t in tensors]
         front = [1, rows, 1, 1, 0, 0, *numbers]
-        template = _template(front, layout, [False] * len(tensors), [group], [False], 1, self._bytes)
-        template.numbers[template.places] += np.array([t.data_ptr() for t in tensors])[template.slots]
-        return [int(n) for n in template.numbers]
+        found = template(front, layout, [False] * len(tensors), [group], [False], 1, self._bytes)
+        return [int(n) for n in filled(found, tensors, 1, (), None)]
 
 
-_MOST_TEMPLATES = 64
-"""Templates that a kernel keeps: a new one for every length of a sequence must not fill the memory."""
-
-
-class _Template(NamedTuple):
+class Template(NamedTuple):
     """The numbers of a call but for its addresses, seeds and lengths: `places` are those to which the address of tensor
     number `slots` is to be added."""
 
@@ -172,7 +157,45 @@ class _Template(NamedTuple):
     lengths: list[int]
 
 
-def _template(
+class Templates:
+    """The templates that a kernel keeps: a new one for every length of a sequence must not fill the memory."""
+
+    def __init__(self) -> None:
+        self._found: dict[object, Template] = {}
+
+    def get(self, key: object) -> Template | None:
+        return self._found.get(key)
+
+    def put(self, key: object, value: Template) -> None:
+        if len(self._found) >= 64:
+            self._found.clear()
+        self._found[key] = value
+
+
+Strides = tuple[tuple[int, ...] | None, ...]
+
+
+def strides_of(tensors: Sequence[Tensor | None]) -> Strides:
+    return tuple([None if t is None else t.stride() for t in tensors])
+
+
+def filled(
+    template: Template, tensors: Sequence[Tensor | None], groups: int, seeds: Sequence[int], lengths: Tensor | None
+) -> NDArray[np.int64]:
+    """The numbers of a call on these tensors; `groups`: of one sample."""
+    words = template.numbers.copy()
+    addresses = np.array([0 if t is None else t.data_ptr() for t in tensors], dtype=np.int64)
+    words[template.places] += addresses[template.slots]
+    if seeds:
+        words[template.seeds] = [seeds[g % len(seeds)] for g in range(len(template.seeds))]
+    if lengths is not None:
+        step = 0 if lengths.dim() == 1 else lengths.stride(0) * lengths.itemsize
+        first = lengths.data_ptr()
+        words[template.lengths] = [first + g // groups * step for g in range(len(template.lengths))]
+    return words
+
+
+def template(
     front: Sequence[int],
     layout: Sequence[Sequence[int] | None],
     sampled: Sequence[bool],
@@ -180,7 +203,7 @@ def _template(
     reverse: Sequence[bool],
     times: int,
     size: int,
-) -> _Template:
+) -> Template:
     words = list(front)
     places, slots, seeds, lengths = [], [], [], []
     for sample in range(times):
@@ -208,7 +231,7 @@ def _template(
                     words += (offset, strides[0])
                 else:
                     words += (offset, 0, strides[0] if kind == ROW else 0)
-    return _Template(np.array(words), np.array(places), np.array(slots), seeds, lengths)
+    return Template(np.array(words), np.array(places), np.array(slots), seeds, lengths)
 
 
 def compile_together(kernels: Sequence[Kernel]) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from throughtime.codegen.source import widths
+from throughtime.nn.cuda_device import machine_of
+from throughtime.nn.cuda_kernels import CudaKernel
 from throughtime.nn.kernels import (
     CARRY,
     MATRIX,
@@ -59,6 +61,7 @@ class Program:
     def __init__(self, recurrence: Recurrence) -> None:
         self.recurrence = recurrence
         self._kernels: dict[tuple[bool, torch.dtype], Kernel] = {}
+        self._cuda: dict[tuple[bool, torch.dtype, torch.device], CudaKernel] = {}
         self._tangents: dict[bool, Program] = {}
         self.reads = {r.array: r.per for r in recurrence.reads}
         self.joint = [n for n in self.reads if is_joint(n)]
@@ -101,6 +104,13 @@ class Program:
         found = self._kernels.get((keep, dtype))
         if found is None:
             found = self._kernels[keep, dtype] = Kernel(self.forward(keep), dtype)
+        return found
+
+    def cuda_kernel(self, keep: bool, dtype: torch.dtype, device: torch.device) -> CudaKernel:
+        """The same for a GPU."""
+        found = self._cuda.get((keep, dtype, device))
+        if found is None:
+            found = self._cuda[keep, dtype, device] = CudaKernel(self.forward(keep), dtype, machine_of(device))
         return found
 
 
@@ -192,6 +202,10 @@ class Plan:
         if self.keep:
             compile_together([self.program.kernel(True, self.dtype), self.program.backward.kernel(False, self.dtype)])
         return self.program.kernel(self.keep, self.dtype)
+
+    def kernel_on(self, device: torch.device) -> Kernel | CudaKernel:
+        """The kernel for tensors on that device."""
+        return self.kernel if device.type == "cpu" else self.program.cuda_kernel(self.keep, self.dtype, device)
 
     @cached_property
     def kept(self) -> frozenset[int]:

@@ -1,0 +1,116 @@
+"""A recurrence as a CUDA kernel: compiled once for its scheme, launched on torch's current stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from throughtime.codegen.cuda import cuda_source, parts
+from throughtime.codegen.source import widths
+from throughtime.nn import cuda_model
+from throughtime.nn.cuda_layout import MAIL, Scheme, layout
+from throughtime.nn.cuda_model import Facts, Problem
+from throughtime.nn.kernels import DTYPES, Place, Templates, filled, strides_of, template
+from throughtime.symbolic.program import Recurrence
+
+CAPACITIES = (496, 4000)
+"""Numbers that a launch can be given: 4 KB of a kernel's arguments, or nearly all that there can be (CUDA 12.1)."""
+
+Launch = Callable[[NDArray[np.int64], Scheme, int], None]
+"""Launches on numbers, divided in that way, with so many bytes of shared memory for each block."""
+
+
+class Machine(Protocol):
+    """Where kernels run: a GPU, or in tests something that acts like one."""
+
+    @property
+    def facts(self) -> Facts: ...
+
+    def program(self, name: str, text: str, scheme: Scheme, capacity: int) -> Launch:
+        """Compiles and loads."""
+        ...
+
+
+class CudaKernel:
+    """One recurrence in one dtype on one device; compiled at the first call."""
+
+    def __init__(self, recurrence: Recurrence, dtype: torch.dtype, machine: Machine) -> None:
+        if dtype not in DTYPES:
+            raise ValueError(
+                f"the compiled backend works on float32 and float64 tensors, not on {dtype}: "
+                "convert the layer with .float()"
+            )
+        self.recurrence, self.machine = recurrence, machine
+        self.widths, self.parts = widths(recurrence), parts(recurrence)
+        self._dtype = dtype
+        self._programs: dict[tuple[str, str, int, int], Launch] = {}
+        self._templates = Templates()
+
+    def problem(self, numbers: Sequence[int], rows: int, groups: int) -> Problem:
+        name, item = self.recurrence.name, self._dtype.itemsize
+        return Problem(name, self.parts, self.widths, tuple(numbers), item, rows, groups)
+
+    def __call__(
+        self,
+        tensors: Sequence[Tensor | None],
+        sampled: Sequence[bool],
+        groups: Sequence[Sequence[Place]],
+        numbers: Sequence[int],
+        reverse: Sequence[bool],
+        seeds: Sequence[int],
+        lengths: Tensor | None,
+        steps: int,
+        rows: int,
+        origin: int,
+        samples: int,
+    ) -> None:
+        """As `Kernel.__call__`; returns when the work is in the stream's queue."""
+        if rows == 0:
+            return
+        times = max(samples, 1)
+        every = times * len(groups)
+        scheme = cuda_model.choose(self.problem(numbers, rows, every), self.machine.facts, cuda_model.wish())
+        item = self._dtype.itemsize
+        memory = layout(self.parts, self.widths, numbers, scheme, item, steps, rows, every, origin)
+        strides = strides_of(tensors)
+        key = strides, tuple(sampled), steps, rows, origin, samples, id(groups), lengths is None, scheme
+        found = self._templates.get(key)
+        if found is None:
+            found = template(memory.words, strides, sampled, groups, reverse, times, item)
+            self._templates.put(key, found)
+        words = filled(found, tensors, len(groups), seeds, lengths)
+        front = len(memory.words)
+        each = (len(words) - front) // every
+        capacity = next((c for c in CAPACITIES if len(words) <= c), CAPACITIES[-1])
+        most = (capacity - front) // each
+        if most < 1:
+            raise NotImplementedError(
+                f"{self.recurrence.name} has more arrays than a launch can be told of: use backend=\"reference\""
+            )
+        run = self._program(scheme, capacity)
+        like = next(t for t in tensors if t is not None)
+        for first in range(0, every, most):
+            count = min(most, every - first)
+            part = np.concatenate((words[:front], words[front + first * each : front + (first + count) * each]))
+            part[_GROUPS] = count
+            if scheme.exchange == "Grid":
+                # The words of a mailbox say which step they belong to, and none belongs to step 0.
+                mailbox = like.new_zeros(2 * scheme.teams * max(memory.mail, 1), dtype=torch.int64)
+                part[MAIL] = mailbox.data_ptr()
+            run(part, scheme, memory.bytes)
+
+    def _program(self, scheme: Scheme, capacity: int) -> Launch:
+        key = scheme.exchange, scheme.multiplier, scheme.threads, capacity
+        found = self._programs.get(key)
+        if found is None:
+            text = cuda_source(self.recurrence, DTYPES[self._dtype], scheme.exchange, scheme.multiplier)
+            found = self._programs[key] = self.machine.program(self.recurrence.name, text, scheme, capacity)
+        return found
+
+
+_GROUPS = 2
