@@ -17,6 +17,7 @@ from throughtime.nn.cuda_model import Facts
 from throughtime.runtime.location import cache_directory
 
 HERE = Path(__file__).parent / "emulation"
+WARNINGS = ("-Wall", "-Wextra", "-Werror")
 OUTCOMES = ("done", "deadlock", "a message to a block that has gone", "a write outside memory", "too many arrivals")
 
 
@@ -52,7 +53,7 @@ class Emulator:
 
 def compiled(files: dict[str, str], capacity: int, threads: int) -> ctypes.CDLL:
     """The library of these files; as it is large, it is kept beside the package's own kernels."""
-    flags = ["-std=c++17", "-O1", "-march=native", "-ffp-contract=off", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
+    flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-fvisibility=hidden", *WARNINGS]
     flags += [f"-DTT_WORDS={capacity}", f"-DTT_THREADS={threads}"]
     key = hashlib.sha256(repr((sorted(files.items()), flags)).encode()).hexdigest()[:24]
     folder = cache_directory() / "emulated" / key

@@ -18,11 +18,12 @@ struct At {
     for (int s = 1; s < slices_of; ++s) sum += from[s * block.of(tile) * Phase::nets * share];
     return sum;
   }
-  TT_INLINE T read(int k) const {
+  TT_INLINE const T* row(int k) const {
     const auto array = block.group.read(k);
-    return array.data[t * array.step + b * array.row + unit];
+    return array.data + t * array.step + b * array.row;
   }
-  TT_INLINE T read_one(int k) const { return read(k); }
+  TT_INLINE T read(int k) const { return row(k)[unit]; }
+  TT_INLINE T read_one(int k) const { return *row(k); }
   TT_INLINE T carry(int k) const { return block.carry(k, block.k)[r * block.carry_stride(k) + unit]; }
   TT_INLINE T carry_one(int k) const { return block.carry(k, block.k)[r * block.carry_stride(k)]; }
   TT_INLINE T buffer(int k) const { return block.buffer(k)[r * block.buffer_stride(k) + unit]; }
