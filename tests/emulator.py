@@ -22,13 +22,18 @@ OUTCOMES = ("done", "deadlock", "a message to a block that has gone", "a write o
 
 
 class Emulator:
-    """A `Machine` (see nn/cuda_kernels.py). `seeds`: each launch is run with the next one's order of events."""
+    """A `Machine` (see nn/cuda_kernels.py); each launch has another order of events. `change`: alters the files."""
 
     def __init__(
-        self, processors: int = 4, shared: int = 1 << 16, change: Callable[[dict[str, str]], None] | None = None
+        self,
+        processors: int = 4,
+        shared: int = 1 << 16,
+        threads: int = 64,
+        change: Callable[[dict[str, str]], None] | None = None,
     ) -> None:
-        self.facts = Facts("sm_90a", processors, shared, threads=64)
-        self.seed, self.launches, self.change = 1, 0, change
+        self.facts = Facts("sm_90a", processors, shared, threads)
+        self.seed, self.change = 1, change
+        self.schemes: list[Scheme] = []  # of every launch
 
     def program(self, name: str, text: str, scheme: Scheme, capacity: int) -> Callable[..., None]:
         files = {**cuda_skeletons(), "kernel.cu": text}
@@ -41,7 +46,7 @@ class Emulator:
 
         def launch(words: NDArray[np.int64], scheme: Scheme, shared: int) -> None:
             self.seed += 1
-            self.launches += 1
+            self.schemes.append(scheme)
             blocks, cluster = scheme.teams * scheme.members, scheme.members if scheme.exchange == "Cluster" else 1
             place = words.__array_interface__["data"][0]
             outcome = function(place, len(words), blocks, scheme.threads, cluster, shared, self.seed)

@@ -13,15 +13,17 @@ from emulator import Emulator
 from torch import Tensor
 
 import throughtime as tt
+from throughtime.nn import operation, stack
 from throughtime.nn.cuda_kernels import CudaKernel
 from throughtime.nn.cuda_model import VARIABLE
+from throughtime.nn.products import TorchProducts
 from throughtime.nn.program import Plan
 
 SCHEMES = ("block", "cluster:3", "grid:3")
 
 
 class Emulated:
-    """Sends every recurrence to an emulator."""
+    """Sends every recurrence to an emulator; around it everything is as on a GPU: torch's products."""
 
     def __init__(self, patch: pytest.MonkeyPatch, emulator: Emulator, scheme: str) -> None:
         self.emulator = emulator
@@ -35,6 +37,8 @@ class Emulated:
 
         patch.setenv(VARIABLE, scheme)
         patch.setattr(Plan, "kernel_on", kernel_on)
+        patch.setattr(stack, "takes_input", lambda kind, x: False)
+        patch.setattr(operation, "OwnProducts", TorchProducts)
 
 
 @pytest.fixture
@@ -85,7 +89,7 @@ def test_catalogue(name: str, scheme: str, emulated: Callable[..., Emulator]) ->
     for _ in range(3):
         check(results(layer, x, lengths, state), wanted[0])
     check(results(layer, x), wanted[1])
-    assert emulator.launches == 8
+    assert len(emulator.schemes) == 8
 
 
 OPTIONS: dict[str, tuple[Callable[[], tt.Cell], dict[str, Any]]] = {
@@ -96,8 +100,8 @@ OPTIONS: dict[str, tuple[Callable[[], tt.Cell], dict[str, Any]]] = {
     "clipped": (tt.cells.LSTM, {"state_clip": 0.5, "gradient_clip": 0.2}),
     "activation": (tt.cells.Elman, {"activation": "softplus"}),
     "heads": (tt.cells.LSTM, {"hidden": 6, "heads": 2}),
-    "few units": (tt.cells.GRU, {"hidden": 2}),
-    "one unit": (tt.cells.LayerNormLSTM, {"hidden": 1}),
+    "few units": (tt.cells.GRU, {"hidden": 3}),
+    "few units, normalised": (tt.cells.LayerNormLSTM, {"hidden": 4}),
     "layers": (tt.cells.MinimalGatedUnit, {"num_layers": 2}),
     "batch_first": (tt.cells.Elman, {"batch_first": True}),
     "recompute": (tt.cells.GRU, {"recompute": 2}),
@@ -114,3 +118,62 @@ def test_options(name: str, scheme: str, emulated: Callable[..., Emulator]) -> N
     wanted = results(layer, x, lengths)
     emulated(scheme)
     check(results(layer, x, lengths), wanted)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # within torch.func.jvp
+def test_second_derivatives_and_samples(emulated: Callable[..., Emulator]) -> None:
+    """The derived programs run like any other: backward of backward, tangents, and several calls in one."""
+    layer, x, lengths, _ = case(tt.cells.GRU(), bidirectional=False)
+
+    def derivatives() -> list[Tensor]:
+        torch.manual_seed(2)
+        v = x.clone().requires_grad_()
+        out = layer(v, lengths=lengths)[0]
+        (first,) = torch.autograd.grad((out * torch.randn_like(out)).sum(), v, create_graph=True)
+        second = torch.autograd.grad((first * torch.randn_like(first)).sum(), [v, *layer.parameters()])
+        tangent = torch.func.jvp(lambda z: layer(z)[0], (x,), (torch.randn_like(x),))
+        mapped = torch.func.vmap(lambda z: layer(z)[0])(torch.stack((x, 2 * x)))
+        return [first.detach(), *second, *tangent, mapped]
+
+    wanted = derivatives()
+    emulated("cluster:2")
+    check(derivatives(), wanted)
+
+
+def test_resets_and_chunks(emulated: Callable[..., Emulator]) -> None:
+    layer, x, _, state = case(tt.cells.LSTM(), bidirectional=False)
+    reset = torch.rand(6, 5) < 0.4
+    wanted = results(layer, x, state=state, reset=reset)
+    emulated("grid:2")
+    check(results(layer, x, state=state, reset=reset), wanted)
+
+
+@pytest.mark.parametrize("product", ["bfloat16", "float16", "tfloat32"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_tensor_cores(product: str, scheme: str, emulated: Callable[..., Emulator]) -> None:
+    """The operands are rounded, and nothing else: the errors are of that size."""
+    torch.manual_seed(0)
+    layer = tt.Recurrent(tt.cells.GRU(), 3, 19, bidirectional=True)
+    x = torch.randn(4, 9, 3)
+    for p in layer.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    wanted = [r.detach() for r in results(layer, x)]
+    emulated(f"{scheme},{product}", shared=1 << 18)
+    found = [r.detach() for r in results(layer, x)]
+    unit = {"bfloat16": 2**-8, "float16": 2**-11, "tfloat32": 2**-11}[product]
+    differences = [float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, wanted, strict=True)]
+    assert 0 < max(differences) < 8 * unit, differences
+
+
+def test_tensor_cores_multiply_exactly_what_can_be_exact(emulated: Callable[..., Emulator]) -> None:
+    """Small whole numbers, of which every product and sum is exact: any lane that took the wrong one would show."""
+    torch.manual_seed(0)
+    layer = tt.Recurrent(tt.cells.Elman(activation="relu"), 3, 19, bias=False)
+    for p in layer.parameters():
+        p.data = torch.randint(-1, 2, p.shape).float()
+    x = torch.randint(-1, 2, (3, 9, 3)).float()
+    wanted = layer(x)[0].detach()
+    for scheme, product in (("block", "bfloat16"), ("cluster:3", "float16"), ("grid:2", "tfloat32")):
+        emulated(f"{scheme},{product}")
+        assert torch.equal(layer(x)[0], wanted)
+    assert float(wanted.abs().max()) > 10

@@ -2,7 +2,8 @@
 //
 // Every CUDA thread is a fiber; who goes on at a barrier or while waiting is drawn at random. Messages between blocks
 // (pushes, words posted to a mailbox) are on their way for a random time and overtake one another, but for two to one
-// place. Shared memory begins as NaN. What cannot go on, or is sent to a block that has gone, ends the launch.
+// place. In every launch some blocks are slow, and the ways between some. Shared memory begins as NaN. What cannot go
+// on, or is sent to a block that has gone, ends the launch.
 #pragma once
 
 #include <math.h>
@@ -24,26 +25,34 @@
 namespace emulation {
 
 enum Outcome { done, deadlock, message_to_nobody, outside_memory, too_many_arrivals };
-enum State { ready, polling, at_block, at_cluster, at_warp, gone };
+enum State { ready, waiting, at_block, at_cluster, at_warp, gone };
 
 constexpr int stack_bytes = 1 << 17, guard_bytes = 256;
 
-struct Fiber {
-  ucontext_t context;
-  std::unique_ptr<char[]> stack;
-  int block, thread;
-  State state = ready;
-};
 struct Message {
   char* place;
   uint64_t value;
-  int bytes, block;  // block: whose memory it goes to, or -1
+  int bytes, block, from;  // block: whose memory it goes to, or -1
   void* barrier;
 };
 struct Barrier {
   int pending = 1;
   int64_t bytes = 0;
   uint32_t turn = 0;
+};
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  int block, thread;
+  State state = ready;
+  const Barrier* barrier = nullptr;  // what it waits for, if it does: the end of a turn with this parity,
+  uint32_t parity = 0;
+  const uint64_t* place = nullptr;  // or another word than it has seen last
+  uint64_t seen = 0;
+
+  bool able() const {
+    return state == ready || (state == waiting && (barrier ? (barrier->turn & 1) != parity : *place != seen));
+  }
 };
 struct Warp {
   uint32_t a[32][4], b[32][2];
@@ -58,6 +67,7 @@ struct Grid {
   std::vector<Warp> warps;
   std::map<void*, Barrier> barriers;
   std::map<char*, std::deque<Message>> under_way;  // to each place in order
+  std::vector<bool> slow, slow_way;  // of each block; from each block to each, or (last) to the mailbox
   std::function<void()> kernel;
   ucontext_t scheduler;
   Fiber* now = nullptr;
@@ -86,6 +96,8 @@ inline void deliver() {
   auto entry = grid->under_way.begin();
   std::advance(entry, grid->draw(uint32_t(grid->under_way.size())));
   const Message m = entry->second.front();
+  const int to = m.block < 0 ? grid->blocks : m.block;
+  if (grid->slow_way[m.from * (grid->blocks + 1) + to] && grid->draw(32)) return;
   entry->second.pop_front();
   if (entry->second.empty()) grid->under_way.erase(entry);
   if (m.block >= 0) {
@@ -127,15 +139,15 @@ inline Outcome launch(int blocks, int threads, int cluster, int bytes, uint64_t 
     f.context.uc_link = nullptr;
     makecontext(&f.context, start, 0);
   }
+  for (int b = 0; b < blocks; ++b) {
+    g.slow.push_back(g.draw(3) == 0);
+    for (int to = 0; to <= blocks; ++to) g.slow_way.push_back(g.draw(3) == 0);
+  }
   std::vector<int> able;
-  for (int64_t idle = 0; g.outcome == done;) {
+  while (g.outcome == done) {
     able.clear();
-    bool any_ready = false;
-    for (int i = 0; i < blocks * threads; ++i) {
-      const State s = g.fibers[i].state;
-      if (s == ready || s == polling) able.push_back(i);
-      any_ready |= s == ready;
-    }
+    for (int i = 0; i < blocks * threads; ++i)
+      if (g.fibers[i].able()) able.push_back(i);
     if (able.empty() && g.under_way.empty()) {
       for (const Fiber& f : g.fibers)
         if (f.state != gone) g.outcome = deadlock;
@@ -143,14 +155,10 @@ inline Outcome launch(int blocks, int threads, int cluster, int bytes, uint64_t 
     }
     if (!g.under_way.empty() && (able.empty() || g.draw(8) == 0)) {
       deliver();
-      idle = 0;
       continue;
     }
-    if (any_ready || !g.under_way.empty())
-      idle = 0;
-    else if (++idle > 200 * int64_t(able.size()) + 2000)
-      g.outcome = deadlock;
     Fiber& f = g.fibers[able[g.draw(uint32_t(able.size()))]];
+    if (g.slow[f.block] && g.draw(16)) continue;
     g.now = &f;
     swapcontext(&g.scheduler, &f.context);
     if (f.state == at_block) open(f.block * threads, threads, at_block);
@@ -200,7 +208,11 @@ inline void mbarrier_expect(Mbarrier* barrier, uint32_t bytes) {
   emulation::check(b);
 }
 inline void mbarrier_wait(Mbarrier* barrier, uint32_t parity) {
-  while ((emulation::grid->barriers[barrier].turn & 1) == parity) emulation::grid->leave(emulation::polling);
+  auto& fiber = *emulation::grid->now;
+  fiber.barrier = &emulation::grid->barriers[barrier];
+  fiber.parity = parity;
+  emulation::grid->leave(emulation::waiting);
+  fiber.barrier = nullptr;
 }
 template <class Bits>
 void push(const void* place, Bits value, const Mbarrier* barrier, int rank) {
@@ -209,15 +221,18 @@ void push(const void* place, Bits value, const Mbarrier* barrier, int rank) {
   char* mine = g.memory[own].data();
   char* theirs = g.memory[other].data();
   char* to = theirs + ((const char*)place - mine);
-  g.under_way[to].push_back({to, value, int(sizeof(Bits)), other, theirs + ((const char*)barrier - mine)});
+  g.under_way[to].push_back({to, value, int(sizeof(Bits)), other, own, theirs + ((const char*)barrier - mine)});
 }
 
 inline void post(uint64_t* place, uint64_t word) {
-  emulation::grid->under_way[(char*)place].push_back({(char*)place, word, 8, -1, nullptr});
+  emulation::grid->under_way[(char*)place].push_back({(char*)place, word, 8, -1, block_number(), nullptr});
 }
 inline uint64_t look(const uint64_t* place) {
-  emulation::grid->leave(emulation::polling);
-  return *place;
+  auto& fiber = *emulation::grid->now;
+  const bool again = fiber.place == place;
+  fiber.place = place;
+  emulation::grid->leave(again ? emulation::waiting : emulation::ready);
+  return fiber.seen = *place;
 }
 
 inline float narrowed(float value, int kept) {  // rounds to the nearest number of so many bits, ties to even

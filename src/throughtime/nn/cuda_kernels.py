@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from throughtime.codegen.cuda import cuda_source, parts
+from throughtime.codegen.cuda import Parts, cuda_source, parts
 from throughtime.codegen.source import widths
 from throughtime.nn import cuda_model
-from throughtime.nn.cuda_layout import MAIL, Scheme, layout
-from throughtime.nn.cuda_model import Facts, Problem
+from throughtime.nn.cuda_layout import GROUPS, MAIL, Problem, Scheme, layout
+from throughtime.nn.cuda_model import Facts
 from throughtime.nn.kernels import DTYPES, Place, Templates, filled, strides_of, template
 from throughtime.symbolic.program import Recurrence
 
@@ -36,6 +36,14 @@ class Machine(Protocol):
         ...
 
 
+def problem(
+    recurrence: Recurrence, numbers: Sequence[int], dtype: torch.dtype, rows: int, groups: int, of: Parts | None = None
+) -> Problem:
+    """`numbers`: what the widths are; `of`: the recurrence's parts, if they are known."""
+    found = parts(recurrence) if of is None else of
+    return Problem(recurrence.name, found, widths(recurrence), tuple(numbers), dtype.itemsize, rows, groups)
+
+
 class CudaKernel:
     """One recurrence in one dtype on one device; compiled at the first call."""
 
@@ -46,14 +54,10 @@ class CudaKernel:
                 "convert the layer with .float()"
             )
         self.recurrence, self.machine = recurrence, machine
-        self.widths, self.parts = widths(recurrence), parts(recurrence)
+        self.parts = parts(recurrence)
         self._dtype = dtype
         self._programs: dict[tuple[str, str, int, int], Launch] = {}
         self._templates = Templates()
-
-    def problem(self, numbers: Sequence[int], rows: int, groups: int) -> Problem:
-        name, item = self.recurrence.name, self._dtype.itemsize
-        return Problem(name, self.parts, self.widths, tuple(numbers), item, rows, groups)
 
     def __call__(
         self,
@@ -74,9 +78,10 @@ class CudaKernel:
             return
         times = max(samples, 1)
         every = times * len(groups)
-        scheme = cuda_model.choose(self.problem(numbers, rows, every), self.machine.facts, cuda_model.wish())
+        given = problem(self.recurrence, numbers, self._dtype, rows, every, self.parts)
+        scheme = cuda_model.choose(given, self.machine.facts, cuda_model.wish())
         item = self._dtype.itemsize
-        memory = layout(self.parts, self.widths, numbers, scheme, item, steps, rows, every, origin)
+        memory = layout(given, scheme, steps, origin)
         strides = strides_of(tensors)
         key = strides, tuple(sampled), steps, rows, origin, samples, id(groups), lengths is None, scheme
         found = self._templates.get(key)
@@ -97,7 +102,7 @@ class CudaKernel:
         for first in range(0, every, most):
             count = min(most, every - first)
             part = np.concatenate((words[:front], words[front + first * each : front + (first + count) * each]))
-            part[_GROUPS] = count
+            part[GROUPS] = count
             if scheme.exchange == "Grid":
                 # The words of a mailbox say which step they belong to, and none belongs to step 0.
                 mailbox = like.new_zeros(2 * scheme.teams * max(memory.mail, 1), dtype=torch.int64)
@@ -112,5 +117,3 @@ class CudaKernel:
             found = self._programs[key] = self.machine.program(self.recurrence.name, text, scheme, capacity)
         return found
 
-
-_GROUPS = 2

@@ -34,6 +34,27 @@ class Scheme:
     held: bool = True
 
 
+@dataclass(frozen=True)
+class Problem:
+    """One call of a recurrence. `numbers`: what the widths are; `item`: bytes of a number; `rows`: sequences of each
+    group."""
+
+    name: str
+    parts: Parts
+    widths: tuple[Width, ...]
+    numbers: tuple[int, ...]
+    item: int
+    rows: int
+    groups: int
+
+    @property
+    def most_members(self) -> int:
+        """How many blocks can be a team: each must have a part of every vector that they exchange."""
+        size = dict(zip(self.widths, self.numbers, strict=True))
+        exchanged = [size[w] for w, whole in (*self.parts.carries, *self.parts.buffers) if whole]
+        return min(exchanged, default=max(self.numbers))
+
+
 class Memory(NamedTuple):
     """`words`: the numbers of a launch, from its scheme on; `bytes`: of one block's memory; `mail`: words of one half of
     a team's mailbox."""
@@ -44,27 +65,17 @@ class Memory(NamedTuple):
 
 
 FRONT = ("steps", "rows", "groups", "origin", "members", "tile", "teams", "mail", "mail_step", "slices")
-MAIL = FRONT.index("mail")
+GROUPS, MAIL = FRONT.index("groups"), FRONT.index("mail")
 _BARRIERS = 16
 
 
 def shares(numbers: Sequence[int], members: int) -> list[int]:
-    """Of each width, how many units a member makes (the last ones perhaps fewer); every member makes what is single."""
+    """Of each width, how many units a member makes at most; every member makes what is single."""
     return [1] + [-(-n // members) for n in numbers[1:]]
 
 
-def layout(
-    parts: Parts,
-    widths: Sequence[Width],
-    numbers: Sequence[int],
-    scheme: Scheme,
-    item: int,
-    steps: int,
-    rows: int,
-    groups: int,
-    origin: int,
-) -> Memory:
-    """`numbers`: what the widths are; `item`: bytes of a number."""
+def layout(problem: Problem, scheme: Scheme, steps: int, origin: int) -> Memory:
+    parts, widths, numbers, item = problem.parts, problem.widths, problem.numbers, problem.item
     size = dict(zip(widths, numbers, strict=True))
     share = dict(zip(widths, shares(numbers, scheme.members), strict=True))
     tile, depth = scheme.tile, MULTIPLIERS[scheme.multiplier]
@@ -111,6 +122,6 @@ def layout(
             else:
                 used += size[source] * count * share[width] * item
         used = -(-used // 16) * 16
-    words = [steps, rows, groups, origin, scheme.members, tile, scheme.teams, 0, mail, scheme.slices]
+    words = [steps, problem.rows, problem.groups, origin, scheme.members, tile, scheme.teams, 0, mail, scheme.slices]
     words += [nets, scratch, sums, ranges, int(scheme.held), *numbers, *share.values(), *vectors, *weights]
     return Memory(words, used, mail)

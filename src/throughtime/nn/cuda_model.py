@@ -9,12 +9,10 @@ others are guesses to be replaced.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from throughtime.codegen.cuda import Parts
-from throughtime.nn.cuda_layout import MULTIPLIERS, Scheme, layout, shares
-from throughtime.symbolic.graph import Width
+from throughtime.nn.cuda_layout import MULTIPLIERS, Problem, Scheme, layout, shares
 
 VARIABLE = "THROUGHTIME_CUDA"
 EXCHANGES = {"block": "Alone", "cluster": "Cluster", "grid": "Grid"}
@@ -71,23 +69,6 @@ def wish() -> Wish:
     return Wish.of(os.environ.get(VARIABLE) or "block")
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One call of a recurrence. `numbers`: what the widths are; `item`: bytes of a number."""
-
-    name: str
-    parts: Parts
-    widths: tuple[Width, ...]
-    numbers: tuple[int, ...]
-    item: int
-    rows: int
-    groups: int
-
-    def bytes(self, scheme: Scheme) -> int:
-        """Shared memory of one block."""
-        return layout(self.parts, self.widths, self.numbers, scheme, self.item, 1, self.rows, self.groups, 0).bytes
-
-
 def choose(problem: Problem, facts: Facts, wish: Wish) -> Scheme:
     """Raises NotImplementedError, naming the way out, where the wish cannot be met."""
     multiplier = PRODUCTS[wish.product]
@@ -100,6 +81,11 @@ def choose(problem: Problem, facts: Facts, wish: Wish) -> Scheme:
             raise NotImplementedError(
                 f"clusters of {wish.members} blocks are not to be had on {facts.arch} (up to 16, from sm_90 on): set "
                 f'{VARIABLE} to "block" or "grid:{wish.members}"'
+            )
+        if wish.members > problem.most_members:
+            raise NotImplementedError(
+                f"{problem.name}: {wish.members} blocks cannot share a vector of {problem.most_members} numbers: ask for "
+                f"fewer in {VARIABLE}"
             )
         found = _fitted(problem, facts, EXCHANGES[wish.scheme], wish.members, multiplier)
     if found is None:
@@ -117,7 +103,7 @@ def candidates(problem: Problem, facts: Facts, multiplier: str = "Scalar") -> It
         ("Cluster", (2, 4, 8, 16) if facts.clusters else ()),
         ("Grid", tuple(2**k for k in range(1, 9) if 2**k <= facts.processors)),
     ):
-        for count in members:
+        for count in (m for m in members if m <= problem.most_members):
             found = _fitted(problem, facts, exchange, count, multiplier)
             if found is not None:
                 yield found
@@ -133,7 +119,7 @@ def _fitted(problem: Problem, facts: Facts, exchange: str, members: int, multipl
         tile = max(1, wanted)
         while True:
             scheme = Scheme(exchange, multiplier, members, tile, threads=facts.threads, held=held)
-            if problem.bytes(scheme) <= facts.shared:
+            if layout(problem, scheme, 1, 0).bytes <= facts.shared:
                 tiles = problem.groups * -(-problem.rows // tile)
                 # Blocks of a grid wait for one another: all must run at once. A cluster is started as a whole.
                 return replace(scheme, teams=min(tiles, at_once) if exchange == "Grid" else tiles)

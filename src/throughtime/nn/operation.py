@@ -22,6 +22,7 @@ from torch.autograd import forward_ad
 
 from throughtime.nn import mapped
 from throughtime.nn.calls import Job, Kind, Operands, Results, holds_numbers, launch, sort_operands, sort_results
+from throughtime.nn.precision import under_autocast
 from throughtime.nn.products import OwnProducts, TorchProducts, launch_on_input
 from throughtime.nn.program import Plan
 
@@ -57,10 +58,11 @@ def asks_for_derivatives(values: Sequence[Tensor | None]) -> bool:
 
 
 def takes_input(kind: Kind, x: Tensor) -> bool:
-    """Whether `run` may be given the input: in eager code, on tensors that hold numbers, for a cell that maps it."""
+    """Whether `run` may be given the input: in eager code on the CPU, on tensors that hold numbers, for a cell that maps
+    it."""
     if torch.compiler.is_compiling() or _is_transformed():
         return False
-    return "net" in kind.program.reads and holds_numbers(x)
+    return "net" in kind.program.reads and x.device.type == "cpu" and holds_numbers(x)
 
 
 def _is_transformed() -> bool:
@@ -80,10 +82,10 @@ class _Recur(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_autocast_enabled("cpu"):  # the products would be rounded to its dtype
-            with torch.autocast("cpu", enabled=False):
-                return _Recur.backward(ctx, *grads)
         x, *saved = ctx.saved_tensors
+        if under_autocast(saved[-1]):  # the products would be rounded to its dtype
+            with torch.autocast(saved[-1].device.type, enabled=False):
+                return _Recur.backward(ctx, *grads)
         wanted = ctx.needs_input_grad[1], *ctx.needs_input_grad[4:]
 
         def gradients(*grads: Tensor | None) -> list[Tensor | None]:
@@ -158,8 +160,9 @@ def _backward(
     if job.errors is not None:
         for d, at in enumerate(route.errors):
             job.errors(d, done[at], row[route.out])
-    numbers = holds_numbers(last) and not (torch.is_grad_enabled() or _is_transformed() or job.samples)
-    after = (OwnProducts if numbers else TorchProducts)(job, row, done, x)
+    own = last.device.type == "cpu" and holds_numbers(last)
+    own = own and not (torch.is_grad_enabled() or _is_transformed() or job.samples)
+    after = (OwnProducts if own else TorchProducts)(job, row, done, x)
     gradients: list[Tensor | None] = []
     for gradient, value, asked in zip(route.gradients, saved[2:count], wanted[1:], strict=True):
         if gradient is None or value is None:

@@ -137,7 +137,8 @@ class Plan:
         self.program, self.dtype, self.keep = program, dtype, keep
         of_head = {w: n // heads if w == "hidden" else n for w, n in sizes.items()}
         sizes = {**sizes, 1: heads}  # a number for each sequence is one for each head
-        self.numbers = [size_of(w, of_head) for w in widths(recurrence)]
+        self._of_head = of_head
+        self.numbers = self.numbers_of(recurrence)
         reads = column_blocks(recurrence.reads, sizes)
         writes = column_blocks(recurrence.writes, sizes)
         sums = column_blocks(recurrence.sums, sizes)
@@ -194,6 +195,10 @@ class Plan:
             self.groups.append(found)
         self._sizes, self._places = sizes, places
         self._routes: dict[tuple[bool, bool], Route] = {}
+
+    def numbers_of(self, recurrence: Recurrence) -> list[int]:
+        """What the widths of this recurrence, or of one derived from it, are."""
+        return [size_of(w, self._of_head) for w in widths(recurrence)]
 
     @cached_property
     def kernel(self) -> Kernel:

@@ -62,7 +62,7 @@ def _run_layer(
     layer: Recurrent, x: Tensor, starts: list[Tensor | None], call: Call, level: int, trace: Trace | None
 ) -> tuple[Tensor, list[Tensor]]:
     """x [T, B, I] or word numbers [T, B], starts [D, B, W] -> output [T, B, D·H] and the final states [D, B, W]."""
-    seed = torch.randint(2**62, ()) if layer.derived.noisy[layer.training] else None
+    seed = torch.randint(2**62, (), device="cpu") if layer.derived.noisy[layer.training] else None
     own = [_weights(layer, call, level, d) for d in range(layer.directions)]
     chunked = layer.recompute is not None and torch.is_grad_enabled()
     if layer.backend == "compiled" and not chunked:

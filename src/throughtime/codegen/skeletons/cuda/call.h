@@ -98,13 +98,9 @@ struct Block {
   int share(int index) const { return int(word[share_words + index]); }
 
   // The own units of a width; a single number (width 0) is made by every member.
-  int begin(int index) const {
-    const int at = share(index) * member;
-    return index == 0 ? 0 : at < width(index) ? at : width(index);
-  }
+  int begin(int index) const { return index == 0 ? 0 : int(word[width_words + index] * member / word[members]); }
   int count(int index) const {
-    const int left = width(index) - begin(index);
-    return left < share(index) ? left : share(index);
+    return index == 0 ? 1 : int(word[width_words + index] * (member + 1) / word[members]) - begin(index);
   }
   // Whether what this member makes of that width is its own alone to store.
   bool owns(int index) const { return index != 0 || member == 0; }

@@ -5,7 +5,8 @@
 //   receive(v, r)  row r of the others' parts
 //   finish()       all threads of the block see all of it
 //
-// Every exchange is between all members: who has finished one knows that all others have begun it. What is exchanged lies
+// Every exchange is between all members, and each has something to send: who has finished one knows that all others have
+// begun it. What is exchanged lies
 // in two places in turn, one for even steps and one for odd: who writes to a place has finished an exchange of the step
 // before, so all others have begun that step and done with what lay there.
 #pragma once
