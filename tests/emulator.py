@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,11 @@ class Emulator:
         self.facts = Facts("sm_90a", processors, shared, threads)
         self.seed, self.change = 1, change
         self.schemes: list[Scheme] = []  # of every launch
+
+    def seconds(self, call: Callable[[], None]) -> float:
+        begin = time.perf_counter()
+        call()
+        return time.perf_counter() - begin
 
     def program(self, name: str, text: str, scheme: Scheme, capacity: int) -> Callable[..., None]:
         files = {**cuda_skeletons(), "kernel.cu": text}

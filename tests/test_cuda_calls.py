@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from emulator import Emulator
-from test_cuda_emulated import case, check, results
 
 import throughtime as tt
+from emulator import Emulator
+from test_cuda_emulated import case, check, results
 from throughtime.nn import cuda_model, explain
 from throughtime.nn.cuda_device import machine_of
 from throughtime.nn.cuda_kernels import problem
@@ -37,6 +37,7 @@ def problem_of(hidden: int, rows: int, cell: Callable[[], tt.Cell] = tt.cells.LS
     [
         ("block", Wish()),
         ("model", Wish("model")),
+        ("timed,float16", Wish("timed", 1, "float16")),
         ("cluster:8", Wish("cluster", 8)),
         ("grid:16, bfloat16", Wish("grid", 16, "bfloat16")),
         (" block,tfloat32", Wish("block", 1, "tfloat32")),
@@ -48,7 +49,7 @@ def test_wishes(text: str, wish: Wish) -> None:
 
 @pytest.mark.parametrize("text", ["fast", "cluster", "cluster:1", "cluster:x", "block:2", "model,int8", "grid:"])
 def test_what_is_no_wish(text: str) -> None:
-    with pytest.raises(ValueError, match=r'THROUGHTIME_CUDA is ".*", but must be "block", "cluster:4"'):
+    with pytest.raises(ValueError, match=r'THROUGHTIME_CUDA is ".*", but must be "block", "cluster:4", "grid:16"'):
         Wish.of(text)
 
 
@@ -90,7 +91,12 @@ def test_the_model_spreads_what_one_block_cannot_hold() -> None:
     ("given", "facts", "wish", "message"),
     [
         (problem_of(8, 1), A100, "cluster:2", 'not to be had on sm_80 .* "block" or "grid:2"'),
-        (problem_of(8, 1), H200, "cluster:9", "LSTM: 9 blocks cannot share a vector of 8 numbers: ask for fewer in THROUGH"),
+        (
+            problem_of(8, 1),
+            H200,
+            "cluster:9",
+            "LSTM: 9 blocks cannot share a vector of 8 numbers: ask for fewer in THROUGH",
+        ),
         (problem_of(32, 1), H200, "cluster:17", "clusters of 17 blocks are not to be had"),
         (problem_of(8192, 1), H200, "block,bfloat16", 'more than the 232448 bytes .*backend="reference"'),
         (problem_of(100_000, 1), H200, "model", 'LSTM: one sequence.*backend="reference"'),
@@ -124,6 +130,16 @@ def test_more_groups_than_one_launch_can_be_told_of(emulated: Callable[..., Emul
     emulator = emulated("grid:2")
     check(results(layer, x), wanted)
     assert len(emulator.schemes) > 2
+
+
+def test_a_few_schemes_are_timed_at_the_first_call(emulated: Callable[..., Emulator]) -> None:
+    layer, x, lengths, state = case(tt.cells.LSTM(), bidirectional=False)
+    wanted = results(layer, x, lengths, state)
+    emulator = emulated("timed", processors=4)
+    for launches in (2 * (4 + 1), 2):  # forward and backward: four, and the best of them again
+        emulator.schemes.clear()
+        check(results(layer, x, lengths, state), wanted)
+        assert len(emulator.schemes) == launches
 
 
 def test_the_layout_is_the_list_that_the_skeleton_reads() -> None:
@@ -168,7 +184,9 @@ def test_explain_shows_the_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
         imagined(layer)
         text = str(tt.explain(layer, (10, 32, 3)))
     assert "compiler: NVRTC" in text and "for sm_90a" in text
-    assert "note: layer 0, forward: 32 teams of one block x 1 sequences, float products, weights in shared memory" in text
+    assert (
+        "note: layer 0, forward: 32 teams of one block x 1 sequences, float products, weights in shared memory" in text
+    )
     assert "note: layer 0, backward: 32 teams of one block" in text
     assert "not yet measured" in text
 

@@ -1,18 +1,17 @@
-"""The CUDA kernels' own text, run on the CPU with the order of events drawn at random: their numbers must be those of the
-CPU's kernels, whatever the order, and a mistake in the order must show."""
+"""The CUDA kernels' own text, run on the CPU with the order of events drawn at random: their numbers must be those of
+the CPU's kernels, whatever the order."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from emulator import Emulator
 from torch import Tensor
 
 import throughtime as tt
+from emulator import Emulator
 from throughtime.nn import operation, stack
 from throughtime.nn.cuda_kernels import CudaKernel
 from throughtime.nn.cuda_model import VARIABLE

@@ -19,6 +19,7 @@
 #include <vector>
 
 #define TT_INLINE inline
+#define TT_UNROLL
 #define TT_KERNEL static void
 #define TT_CONSTANT const
 

@@ -55,7 +55,9 @@ def _parts(recurrence: Recurrence, plan: Schedule) -> Parts:
         tuple(s.node.width for s in recurrence.sums),
         totals,
         tuple(
-            (phase.width, len(p.nets), tuple(v.width for v in p.vectors)) for phase in plan.phases for p in phase.products
+            (phase.width, len(p.nets), tuple(v.width for v in p.vectors))
+            for phase in plan.phases
+            for p in phase.products
         ),
         tuple((phase.width, len(phase.nets), len(phase.totals)) for phase in plan.phases),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from throughtime import runtime
 from throughtime.codegen.cuda import cuda_skeletons
 from throughtime.nn.cuda_kernels import Launch, Machine
 from throughtime.nn.cuda_layout import Scheme
-from throughtime.nn.cuda_model import Facts
+from throughtime.nn.cuda_model import VARIABLE, Facts
 
 MAIN = "kernel.cu"
 
@@ -50,13 +51,27 @@ class Gpu:
         self.index = index
         properties = torch.cuda.get_device_properties(index)
         arch = arch_of((properties.major, properties.minor))
-        self.facts = Facts(arch, properties.multi_processor_count, properties.shared_memory_per_block_optin)
+        self.facts = Facts(arch, properties.multi_processor_count, runtime.shared_memory(index))
+
+    def seconds(self, call: Callable[[], None]) -> float:
+        if torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(f"{VARIABLE}=timed measures the first call of each shape: make one before the capture")
+        with torch.cuda.device(self.index):
+            call()
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            begin.record()
+            call()
+            call()
+            end.record()
+            end.synchronize()
+        return float(begin.elapsed_time(end)) / 2000
 
     def program(self, name: str, text: str, scheme: Scheme, capacity: int) -> Launch:
         nvrtc = runtime.find_nvrtc(self.facts.arch, int((torch.version.cuda or "0").split(".")[0]))
         flags = (f"-DTT_WORDS={capacity}", f"-DTT_THREADS={scheme.threads}")
         built = runtime.build(name, {**cuda_skeletons(), MAIN: text}, MAIN, flags, nvrtc)
         with torch.cuda.device(self.index):
+            runtime.enter(self.index)
             function = runtime.load_function(built.path.read_bytes(), "tt_run", name)
         allowed = 0
 
@@ -66,6 +81,7 @@ class Gpu:
             argument = np.zeros(capacity, dtype=np.int64)
             argument[: len(words)] = words
             with torch.cuda.device(self.index):
+                runtime.enter(self.index)
                 if shared > allowed:
                     function.allow_shared(shared, cluster)
                     allowed = shared

@@ -20,9 +20,7 @@ def scheme_notes(kind: Kind, level: int, rows: int, dtype: torch.dtype, facts: F
         yield f"layer {level}, {purpose}: {_note(program, keep, kind, rows, dtype, facts, wish)}"
 
 
-def _note(
-    program: Program, keep: bool, kind: Kind, rows: int, dtype: torch.dtype, facts: Facts, wish: Wish
-) -> str:
+def _note(program: Program, keep: bool, kind: Kind, rows: int, dtype: torch.dtype, facts: Facts, wish: Wish) -> str:
     numbers = kind.plan(True, dtype).numbers_of(program.forward(keep))
     given = problem(program.forward(keep), numbers, dtype, rows, len(kind.group_reverse))
     try:

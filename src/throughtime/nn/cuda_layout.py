@@ -1,5 +1,6 @@
-"""Where the blocks of a CUDA kernel keep what, and the numbers by which they are told. The skeletons' `call.h` reads the
-list in the same order."""
+"""Where the blocks of a CUDA kernel keep what, and the numbers by which they are told.
+
+The skeletons' `call.h` reads the list in the same order."""
 
 from __future__ import annotations
 
@@ -56,8 +57,8 @@ class Problem:
 
 
 class Memory(NamedTuple):
-    """`words`: the numbers of a launch, from its scheme on; `bytes`: of one block's memory; `mail`: words of one half of
-    a team's mailbox."""
+    """`words`: the numbers of a launch, from its scheme on; `bytes`: of one block's memory; `mail`: words of half of a
+    team's mailbox."""
 
     words: list[int]
     bytes: int
@@ -103,7 +104,11 @@ def layout(problem: Problem, scheme: Scheme, steps: int, origin: int) -> Memory:
     for table, twice in ((parts.carries, True), (parts.buffers, False)):
         for width, shared in table:
             stride = whole(size[width]) if shared else share[width]
-            vectors += (take(tile * stride * (2 if shared or twice else 1)), stride, letters(size[width]) if shared else 0)
+            vectors += (
+                take(tile * stride * (2 if shared or twice else 1)),
+                stride,
+                letters(size[width]) if shared else 0,
+            )
     for _ in range(parts.totals):
         vectors += (take(2 * tile * scheme.members), scheme.members, letters(scheme.members))
     for width in parts.sums:

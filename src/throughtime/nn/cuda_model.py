@@ -22,13 +22,13 @@ PRODUCTS = {
     "float16": "Tensor<tt::Float16>",
     "tfloat32": "Tensor<tt::TFloat32>",
 }
-_LARGEST_TILE = 64
+_LARGEST_TILE, _FEW = 64, 4
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the device is: "sm_90a", how many multiprocessors it has, the shared memory a block may use, in bytes, and how
-    many threads it is given."""
+    """What the device is: "sm_90a", how many multiprocessors it has, the shared memory a block may use, in bytes, and
+    how many threads it is given."""
 
     arch: str
     processors: int
@@ -42,8 +42,9 @@ class Facts:
 
 @dataclass(frozen=True)
 class Wish:
-    """What `THROUGHTIME_CUDA` asks for: "block", "cluster:4", "grid:16" or "model", and after a comma how products are
-    made: "float", "bfloat16", "float16" or "tfloat32"."""
+    """What `THROUGHTIME_CUDA` asks for: "block", "cluster:4", "grid:16", "model" (what it estimates to be fastest) or
+    "timed" (the fastest of the few best by its estimate, measured at the first call of each shape); after a comma how
+    products are made: "float", "bfloat16", "float16" or "tfloat32"."""
 
     scheme: str = "block"
     members: int = 1
@@ -56,11 +57,11 @@ class Wish:
         name, _, number = scheme.strip().partition(":")
         product = product.strip() or "float"
         counted = name in ("cluster", "grid")
-        good = name in (*EXCHANGES, "model") and product in PRODUCTS and bool(number) == counted
+        good = name in (*EXCHANGES, "model", "timed") and product in PRODUCTS and bool(number) == counted
         if not good or (counted and not (number.isdigit() and int(number) > 1)):
             raise ValueError(
-                f'{VARIABLE} is "{text}", but must be "block", "cluster:4", "grid:16" or "model" (with any number of '
-                f"blocks above 1), and after a comma one of {', '.join(PRODUCTS)}"
+                f'{VARIABLE} is "{text}", but must be "block", "cluster:4", "grid:16" (or another number of blocks '
+                f'above 1), "model" or "timed", and after a comma one of {", ".join(PRODUCTS)}'
             )
         return Wish(name, int(number) if counted else 1, product)
 
@@ -74,8 +75,8 @@ def choose(problem: Problem, facts: Facts, wish: Wish) -> Scheme:
     multiplier = PRODUCTS[wish.product]
     if multiplier != "Scalar" and problem.item != 4:
         raise NotImplementedError(f"tensor cores multiply float32 layers only: leave ,{wish.product} out of {VARIABLE}")
-    if wish.scheme == "model":
-        found = min(candidates(problem, facts, multiplier), key=lambda s: cycles(problem, facts, s), default=None)
+    if wish.scheme in ("model", "timed"):
+        found = next(iter(promising(problem, facts, wish)), None)
     else:
         if wish.scheme == "cluster" and not (facts.clusters and wish.members <= 16):
             raise NotImplementedError(
@@ -84,16 +85,23 @@ def choose(problem: Problem, facts: Facts, wish: Wish) -> Scheme:
             )
         if wish.members > problem.most_members:
             raise NotImplementedError(
-                f"{problem.name}: {wish.members} blocks cannot share a vector of {problem.most_members} numbers: ask for "
-                f"fewer in {VARIABLE}"
+                f"{problem.name}: {wish.members} blocks cannot share a vector of {problem.most_members} numbers: ask "
+                f"for fewer in {VARIABLE}"
             )
         found = _fitted(problem, facts, EXCHANGES[wish.scheme], wish.members, multiplier)
     if found is None:
         raise NotImplementedError(
             f"{problem.name}: one sequence's states and what {wish.scheme}, {wish.product} keeps with them are more "
-            f'than the {facts.shared} bytes of shared memory that a block has: use a smaller layer or backend="reference"'
+            f"than the {facts.shared} bytes of shared memory that a block has: use a smaller layer or "
+            'backend="reference"'
         )
     return found
+
+
+def promising(problem: Problem, facts: Facts, wish: Wish) -> list[Scheme]:
+    """The few schemes that are best by the model's estimate, the best one first."""
+    found = candidates(problem, facts, PRODUCTS[wish.product])
+    return sorted(found, key=lambda s: cycles(problem, facts, s))[:_FEW]
 
 
 def candidates(problem: Problem, facts: Facts, multiplier: str = "Scalar") -> Iterator[Scheme]:

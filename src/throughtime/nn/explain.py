@@ -57,7 +57,9 @@ def explain(
         except runtime.CompilerNotFound as error:
             compiler_text = "none"
             notes.append(str(error))
-    call = _Call(layer, steps, rows, real, words, wants, lengths is not None, compiler, layer.backend == "compiled" and not gpu)
+    call = _Call(
+        layer, steps, rows, real, words, wants, lengths is not None, compiler, layer.backend == "compiled" and not gpu
+    )
     return Explanation(
         f"{type(layer).__name__}({layer.extra_repr()})", layer.cell.name, layer.backend, weight.dtype, weight.device,
         *(steps, rows, real, compiler_text, counting.vector_bytes(compiler) if compiler else None, tuple(notes)),
@@ -112,7 +114,7 @@ def _on_gpu(layer: Recurrent, rows: int) -> tuple[str, list[str]]:
     weight = layer.any_weight
     facts = machine_of(weight.device).facts
     dtype = torch.float32 if weight.dtype in NARROW else weight.dtype
-    notes = []
+    notes: list[str] = []
     for level in range(layer.num_layers):
         notes += scheme_notes(_kind(layer, level), level, rows, dtype, facts)
     try:
@@ -124,7 +126,8 @@ def _on_gpu(layer: Recurrent, rows: int) -> tuple[str, list[str]]:
 def _kind(layer: Recurrent, level: int) -> Kind:
     numbers = tuple(range(layer.directions if layer.recompute is None else 1))  # directions of one kernel call
     reverse = tuple(layer.runs_backwards(d) for d in numbers)
-    return layer.derived.kind(layer.sizes(level), reverse, numbers, layer.training)
+    found: Kind = layer.derived.kind(layer.sizes(level), reverse, numbers, layer.training)
+    return found
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,8 @@ def asks_for_derivatives(values: Sequence[Tensor | None]) -> bool:
 
 
 def takes_input(kind: Kind, x: Tensor) -> bool:
-    """Whether `run` may be given the input: in eager code on the CPU, on tensors that hold numbers, for a cell that maps
-    it."""
+    """Whether `run` may be given the input: in eager code on the CPU, on tensors that hold numbers, for a cell that
+    maps it."""
     if torch.compiler.is_compiling() or _is_transformed():
         return False
     return "net" in kind.program.reads and x.device.type == "cpu" and holds_numbers(x)

@@ -5,8 +5,8 @@ This room knows nothing of recurrent cells or tensors and needs only the standar
 
 from throughtime.runtime.cache import Built, build, find, load
 from throughtime.runtime.compilers import Compiler, CompilerNotFound, find_compiler
-from throughtime.runtime.cuda_driver import CudaError, Function, load_function
 from throughtime.runtime.compiling import CompileError, CompileEvent, subscribe
+from throughtime.runtime.cuda_driver import CudaError, Function, enter, load_function, shared_memory
 from throughtime.runtime.entries import CacheInfo, cache_clear, cache_info
 from throughtime.runtime.location import CacheWarning
 from throughtime.runtime.nvrtc import Nvrtc, NvrtcNotFound, find_nvrtc
@@ -27,11 +27,13 @@ __all__ = [
     "build",
     "cache_clear",
     "cache_info",
+    "enter",
     "find",
     "find_compiler",
     "find_nvrtc",
     "load",
     "load_function",
     "parallel_address",
+    "shared_memory",
     "subscribe",
 ]

@@ -1,6 +1,6 @@
 """NVIDIA's driver, as far as kernels need it: load a program, ask about it, launch it on a stream. No CUDA toolkit.
 
-The context of the calling thread is used, which torch makes current.
+Kernels run in the device's primary context, which is torch's too.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ import ctypes
 import functools
 from dataclasses import dataclass
 
-__all__ = ["CudaError", "Function", "load_function"]
+__all__ = ["CudaError", "Function", "enter", "load_function", "shared_memory"]
 
 # The numbers of cuda.h.
 _MAX_SHARED, _NON_PORTABLE_CLUSTER = 8, 14
 _COOPERATIVE, _CLUSTER = 2, 4
+_SHARED_OF_A_BLOCK = 97
 
 
 class CudaError(RuntimeError):
@@ -44,9 +45,7 @@ def _driver() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
-        raise CudaError(
-            f'No NVIDIA driver was found ({error}): install one, or use backend="reference".'
-        ) from None
+        raise CudaError(f'No NVIDIA driver was found ({error}): install one, or use backend="reference".') from None
     library.cuGetErrorString.argtypes = [ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)]
     return library
 
@@ -89,17 +88,6 @@ class Function:
         del keep
         return count.value
 
-    def active_blocks(self, threads: int, shared: int) -> int:
-        """How many blocks one multiprocessor can run at once."""
-        count = ctypes.c_int()
-        _check(
-            _driver().cuOccupancyMaxActiveBlocksPerMultiprocessor(
-                ctypes.byref(count), self.handle, threads, ctypes.c_size_t(shared)
-            ),
-            f"{self.name}: counting blocks",
-        )
-        return count.value
-
     def launch(
         self, argument: int, blocks: int, threads: int, shared: int, stream: int, cluster: int, cooperative: bool
     ) -> None:
@@ -129,6 +117,32 @@ def _launch(
         count += 1
     launch = _Launch((blocks, 1, 1), (threads, 1, 1), shared, stream, attributes, count)
     return launch, attributes
+
+
+def enter(index: int) -> None:
+    """Makes a device's primary context the calling thread's, if the thread has none yet."""
+    driver = _driver()
+    context, device = ctypes.c_void_p(), ctypes.c_int()
+    _check(driver.cuInit(0), "starting the NVIDIA driver")
+    _check(driver.cuCtxGetCurrent(ctypes.byref(context)), "asking for the context")
+    if context.value is None:
+        _check(driver.cuDeviceGet(ctypes.byref(device), index), f"finding GPU {index}")
+        _check(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device), f"opening GPU {index}")
+        _check(driver.cuCtxSetCurrent(context), f"using GPU {index}")
+
+
+def shared_memory(index: int) -> int:
+    """Bytes of shared memory that a block can ask for on a device, by the driver's number.
+
+    Raises:
+        CudaError: there is no driver, or no such device.
+    """
+    driver = _driver()
+    _check(driver.cuInit(0), "starting the NVIDIA driver")
+    device, count = ctypes.c_int(), ctypes.c_int()
+    _check(driver.cuDeviceGet(ctypes.byref(device), index), f"finding GPU {index}")
+    _check(driver.cuDeviceGetAttribute(ctypes.byref(count), _SHARED_OF_A_BLOCK, device), f"asking GPU {index}")
+    return count.value
 
 
 def load_function(code: bytes, entry: str, name: str) -> Function:

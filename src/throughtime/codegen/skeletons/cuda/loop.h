@@ -48,6 +48,7 @@ struct Loop {
     clear();
     sync();
     for (block.k = begin; block.k < end; ++block.k) {
+      fetch_ahead();
       run_all(typename Cell::Phases{});
       exchange_states();
       if (Cell::sums && (block.k - begin) % flush_steps == flush_steps - 1) flush();
@@ -124,6 +125,20 @@ struct Loop {
   }
 
   // ---- one step ---------------------------------------------------------------------------------------------------
+
+  // The next step's numbers come from memory while this step is made.
+  void fetch_ahead() {
+    constexpr int line = 128 / int(sizeof(T));
+    if (block.k + 1 >= block.word[steps]) return;
+    for (int k = 0; k < Cell::reads; ++k) {
+      const int w = Cell::read_width[k];
+      const auto array = block.group.read(k);
+      if (!array.step) continue;
+      const Int t = block.group.reverse() ? block.time() - 1 : block.time() + 1;
+      const T* from = array.data + t * array.step + block.first_row * array.row + block.begin(w);
+      each(0, (block.count(w) + line - 1) / line, [&](int r, int i) { prefetch(from + r * array.row + i * line); });
+    }
+  }
 
   template <class... Phases>
   void hold_all(Sequence<Phases...>) {

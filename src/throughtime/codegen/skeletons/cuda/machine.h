@@ -3,6 +3,7 @@
 #pragma once
 
 #define TT_INLINE __forceinline__
+#define TT_UNROLL _Pragma("unroll")
 
 namespace tt {
 

@@ -45,18 +45,22 @@ struct Scalar {
         rows.data += unit * rows.out_step;
         if (block.word[held]) rows = {kept, 0, P::nets * share};
         const T* vector[tile_rows];
+        TT_UNROLL
         for (int r = 0; r < tile_rows; ++r) {
           const int row = row0 + r < block.rows ? row0 + r : block.rows - 1;
           vector[r] = source<P>(block, s, row);
         }
         for (int k = from > 0 ? from : 0; k < to && k < depth; ++k) {
           const T weight = rows.data[k * rows.in_step];
+          TT_UNROLL
           for (int r = 0; r < tile_rows; ++r) sum[r] = fma(vector[r][k], weight, sum[r]);
         }
         from -= depth, to -= depth, kept += depth * P::nets * share;
       }
       T* out = block.numbers(nets) + ((slice * block.of(tile) + row0) * Phase::nets + P::first + net) * share + unit;
-      for (int r = 0; r < tile_rows && row0 + r < block.rows; ++r) out[r * Phase::nets * share] = sum[r];
+      TT_UNROLL
+      for (int r = 0; r < tile_rows; ++r)
+        if (row0 + r < block.rows) out[r * Phase::nets * share] = sum[r];
     }
   }
 

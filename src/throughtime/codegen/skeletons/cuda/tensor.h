@@ -8,7 +8,7 @@
 
 namespace tt {
 
-// A kind of operand: `depth` of one tile, `at(lane, k)`: the first depth of a lane's k-th pair of numbers, or number.
+// A kind of operand: the depth of one tile, and how many numbers one register holds.
 struct BFloat16 {
   static constexpr int depth = 16, numbers = 2;
   static uint32_t pack(float first, float second) { return two_bfloat16(first, second); }
@@ -74,6 +74,7 @@ struct Tensor {
           const uint32_t* here = weights + ((up * deep + d) * 32 + lane) * 4;
           const uint32_t a[4] = {here[0], here[1], here[2], here[3]};
           uint32_t b[2];
+          TT_UNROLL
           for (int j = 0; j < 2; ++j) {
             const int k = d * Kind::depth + depth_of(lane, 2 * j);
             b[j] = Kind::pack(row < block.rows && k < depth ? vector[k] : 0,
@@ -83,6 +84,7 @@ struct Tensor {
         }
         from -= deep, to -= deep, weights += high * deep * 128;
       }
+      TT_UNROLL
       for (int j = 0; j < 4; ++j) {
         const int output = up * 16 + row_of(lane, j >> 1), r = row0 + lane % 4 * 2 + (j & 1);
         if (output >= P::nets * count || r >= block.rows) continue;
