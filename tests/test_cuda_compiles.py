@@ -5,6 +5,7 @@ No GPU is needed: NVRTC comes as a package. What is compiled here is never run h
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -123,3 +124,19 @@ def test_the_cell_says_what_it_is_told_only() -> None:
 
 
 _PLAIN = ("Alone", "Scalar")
+
+
+@pytest.mark.parametrize("multiplier", ["Scalar", "Tensor<tt::BFloat16>"])
+@pytest.mark.parametrize("exchange", ["Alone", "Cluster", "Grid"])
+def test_registers_suffice(exchange: str, multiplier: str, tmp_path: Path) -> None:
+    """A value that does not fit in registers would go through memory at every step, and nobody would say so."""
+    for name in ("rnn", "gru", "lstm", "mgu"):
+        for recurrence in recurrences(name):
+            for file, text in cuda_skeletons().items():
+                (tmp_path / file).write_text(text)
+            (tmp_path / MAIN).write_text(cuda_source(recurrence, "float32", exchange, multiplier))
+            flags = (f"-DTT_WORDS={CAPACITIES[0]}", "-DTT_THREADS=256", "--ptxas-options=-v")
+            status, log = runtime.find_nvrtc("sm_90a").compile(MAIN, "kernel.cubin", flags, tmp_path)
+            (tmp_path / "kernel.cubin").unlink()
+            assert status == 0
+            assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in log, log

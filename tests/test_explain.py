@@ -338,7 +338,7 @@ def test_the_text():
         (lambda: layer_of("gru", backend="reference"), 'backend="reference" runs the equation step by step'),
         (
             lambda: layer_of("gru", device="meta"),
-            "works on the CPU and on NVIDIA GPUs, the layer is on meta: a call would be refused",
+            "the compiled backend works on the CPU and on NVIDIA GPUs, the layer is on meta: a call would be refused",
         ),
         (
             lambda: layer_of("gru").half(),

@@ -68,6 +68,7 @@ struct Loop {
   }
 
   void load_states() {
+    TT_UNROLL
     for (int c = 0; c < Cell::carries; ++c) {
       const int w = Cell::carry_width[c];
       const auto start = block.group.start(c);
@@ -80,6 +81,7 @@ struct Loop {
   }
 
   void store_states() {
+    TT_UNROLL
     for (int c = 0; c < Cell::carries; ++c) {
       const int w = Cell::carry_width[c];
       const auto end = block.group.end(c);
@@ -92,6 +94,7 @@ struct Loop {
 
   // What is added to is 0 at first; what is written for a sequence that has ended is 0.
   void clear() {
+    TT_UNROLL
     for (int k = 0; k < Cell::sums; ++k) {
       const int w = Cell::sum_width[k];
       const auto sum = block.group.sum(k);
@@ -103,6 +106,7 @@ struct Loop {
     if (!block.group.lengths()) return;
     for (int r = 0; r < block.rows; ++r)
       for (Int t = block.last(r) - block.first(r); t < block.word[steps]; ++t)
+        TT_UNROLL
         for (int k = 0; k < Cell::writes; ++k) {
           const int w = Cell::write_width[k];
           const auto array = block.group.write(k);
@@ -112,6 +116,7 @@ struct Loop {
   }
 
   void flush() {
+    TT_UNROLL
     for (int k = 0; k < Cell::sums; ++k) {
       const int w = Cell::sum_width[k];
       const auto sum = block.group.sum(k);
@@ -130,6 +135,7 @@ struct Loop {
   void fetch_ahead() {
     constexpr int line = 128 / int(sizeof(T));
     if (block.k + 1 >= block.word[steps]) return;
+    TT_UNROLL
     for (int k = 0; k < Cell::reads; ++k) {
       const int w = Cell::read_width[k];
       const auto array = block.group.read(k);
@@ -228,11 +234,14 @@ struct Loop {
     int active = 0;
     for (int r = 0; r < block.rows; ++r) active += block.active(r);
     uint32_t bytes = 0;
+    TT_UNROLL
     for (int k = 0; k < count; ++k) bytes += uint32_t((shared(k).width - shared(k).count) * active * int(sizeof(T)));
     exchange.begin(bytes);
+    TT_UNROLL
     for (int k = 0; k < count; ++k)
       for (int r = 0; r < block.rows; ++r)
         if (block.active(r)) exchange.send(shared(k), r);
+    TT_UNROLL
     for (int k = 0; k < count; ++k)
       for (int r = 0; r < block.rows; ++r)
         if (block.active(r)) exchange.receive(shared(k), r);

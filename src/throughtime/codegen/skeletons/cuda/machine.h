@@ -128,5 +128,5 @@ TT_MMA(mma_tfloat32, "m16n8k8", "tf32")
 
 }  // namespace tt
 
-#define TT_KERNEL extern "C" __global__ void __launch_bounds__(TT_THREADS)
+#define TT_KERNEL extern "C" __global__ void __launch_bounds__(TT_THREADS, 1)
 #define TT_CONSTANT const __grid_constant__

@@ -14,8 +14,10 @@ struct Scalar {
   static void hold(const Block<Cell, T>& block, int phase_width, int product) {
     const int count = block.count(phase_width), share = block.share(phase_width);
     T* to = block.at(block.word[block.weight_words + product]);
+    TT_UNROLL
     for (int s = 0; s < P::sources; ++s) {
       const int depth = block.width(P::source_width[s]);
+      TT_UNROLL
       for (int net = 0; net < P::nets; ++net) {
         const Rows<T> rows = rows_of<P>(block, phase_width, net, s);
         for (int i = thread(); i < count * depth; i += threads()) {
@@ -32,6 +34,7 @@ struct Scalar {
     const int count = block.count(Phase::width), share = block.share(Phase::width), parts_of = block.of(slices);
     const int high = (block.rows + tile_rows - 1) / tile_rows;
     int deep = 0;
+    TT_UNROLL
     for (int s = 0; s < P::sources; ++s) deep += block.width(P::source_width[s]);
     for (int i = thread(); i < count * P::nets * high * parts_of; i += threads()) {
       const int unit = i % count, net = i / count % P::nets, row0 = i / count / P::nets % high * tile_rows;
@@ -39,6 +42,7 @@ struct Scalar {
       int from = deep * slice / parts_of, to = deep * (slice + 1) / parts_of;  // within this source and those to come
       T sum[tile_rows] = {};
       const T* kept = block.at(block.word[block.weight_words + product]) + net * share + unit;
+      TT_UNROLL
       for (int s = 0; s < P::sources; ++s) {
         const int depth = block.width(P::source_width[s]);
         Rows<T> rows = rows_of<P>(block, Phase::width, net, s);

@@ -38,6 +38,7 @@ struct Tensor {
   static void hold(const Block<Cell, float>& block, int phase_width, int product) {
     const int count = block.count(phase_width), high = tiles_of(P::nets * count, 16);
     uint32_t* to = (uint32_t*)block.at(block.word[block.weight_words + product]);
+    TT_UNROLL
     for (int s = 0; s < P::sources; ++s) {
       const int depth = block.width(P::source_width[s]), deep = tiles_of(depth, Kind::depth);
       for (int i = thread(); i < high * deep * 128; i += threads()) {
@@ -60,6 +61,7 @@ struct Tensor {
     const int count = block.count(Phase::width), share = block.share(Phase::width), parts_of = block.of(slices);
     const int high = tiles_of(P::nets * count, 16), wide = tiles_of(block.rows, 8), lane = thread() % 32;
     int all = 0;
+    TT_UNROLL
     for (int s = 0; s < P::sources; ++s) all += tiles_of(block.width(P::source_width[s]), Kind::depth);
     for (int i = thread() / 32; i < high * wide * parts_of; i += threads() / 32) {
       const int up = i % high, row0 = i / high % wide * 8, slice = i / high / wide;
@@ -67,6 +69,7 @@ struct Tensor {
       const uint32_t* weights = (const uint32_t*)block.at(block.word[block.weight_words + product]);
       const int row = row0 + lane / 4;
       float sum[4] = {0, 0, 0, 0};
+      TT_UNROLL
       for (int s = 0; s < P::sources; ++s) {
         const int depth = block.width(P::source_width[s]), deep = tiles_of(depth, Kind::depth);
         const float* vector = Scalar::source<P>(block, s, row < block.rows ? row : 0);
