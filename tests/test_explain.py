@@ -337,7 +337,10 @@ def test_the_text():
     "make, note",
     [
         (lambda: layer_of("gru", backend="reference"), 'backend="reference" runs the equation step by step'),
-        (lambda: layer_of("gru", device="meta"), "the compiled backend works on the CPU, the layer is on meta"),
+        (
+            lambda: layer_of("gru", device="meta"),
+            "the compiled backend works on the CPU and on NVIDIA GPUs, the layer is on meta: a call would be refused",
+        ),
         (
             lambda: layer_of("gru").half(),
             "torch.float16 is only stored: weights, input and states are copied to float32",

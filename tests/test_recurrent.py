@@ -267,10 +267,10 @@ def test_change_of_dtype():
 
 
 def test_a_device_without_kernels():
-    """A layer on a GPU, as torch imagines one where there is none."""
+    """A layer on another kind of device, as torch imagines one where there is none."""
     layer = tt.GRU(3, 5)
     with torch._subclasses.FakeTensorMode():
         for name, parameter in list(layer.named_parameters()):
-            setattr(layer, name, torch.nn.Parameter(torch.empty(parameter.shape, device="cuda")))
-        with pytest.raises(NotImplementedError, match="works on the CPU, the input is on cuda:0: use backend="):
-            layer(torch.zeros(4, 2, 3, device="cuda"))
+            setattr(layer, name, torch.nn.Parameter(torch.empty(parameter.shape, device="xpu")))
+        with pytest.raises(NotImplementedError, match="on NVIDIA GPUs, the input is on xpu:0: use backend="):
+            layer(torch.zeros(4, 2, 3, device="xpu"))

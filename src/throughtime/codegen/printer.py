@@ -1,4 +1,4 @@
-"""Prints pointwise values as C++ (the CUDA text is the same). A closed table: what it does not know, it refuses."""
+"""Prints pointwise values as C++ or CUDA C++. A closed table: what it does not know, it refuses."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from throughtime.symbolic.functions import OPERATIONS
 from throughtime.symbolic.graph import Node
 
 if TYPE_CHECKING:
-    from throughtime.codegen.source import _Source
+    from throughtime.codegen.source import Source
 
 
 class Printer:
     """The statements of one phase's pointwise part. Each value that is used more than once, or has a name, is one
     `const auto name = ...;`; the others stand inside the expression that uses them."""
 
-    def __init__(self, source: _Source, phase: Phase) -> None:
+    def __init__(self, source: Source, phase: Phase) -> None:
         self.source, self.phase = source, phase
         self.lines: list[str] = []
         self._uses: dict[int, int] = {}
@@ -46,7 +46,7 @@ class Printer:
         if written is not None:
             return written
         if node.op == "const":
-            return f"tt::splat<T>({_number(node.data)})"
+            return f"tt::splat<T>({_number(node.data, self.source.target)})"
         if any(v is node for v in self.phase.values):
             return self._expression(node)
         fetched = self.source.fetch(node, self.phase)
@@ -68,7 +68,7 @@ class Printer:
         if node.op not in OPERATIONS:
             raise NotImplementedError(f"the C++ printer has no spelling for {node.op!r}")
         args = [self.value(a) for a in node.args]
-        written = OPERATIONS[node.op].cpp.format(*args, zero="tt::splat<T>(0)")
+        written = OPERATIONS[node.op].spelling(self.source.target).format(*args, zero="tt::splat<T>(0)")
         return written if written.startswith("(") else f"tt::{written}"
 
     def _fused(self, node: Node) -> str | None:
@@ -87,10 +87,9 @@ class Printer:
         return None
 
 
-def _number(value: float) -> str:
+def _number(value: float, target: str) -> str:
     """A literal that names exactly this double; infinities and NaN have no literal and no place in an equation."""
-    return (
-        f"T({value!r})"
-        if value not in (float("inf"), float("-inf"))
-        else f"T({'-' if value < 0 else ''}__builtin_inf())"
-    )
+    if value not in (float("inf"), float("-inf")):
+        return f"T({value!r})"
+    endless = "tt::infinity<T>()" if target == "cuda" else "__builtin_inf()"
+    return f"T({'-' if value < 0 else ''}{endless})"

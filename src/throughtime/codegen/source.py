@@ -50,7 +50,7 @@ def session_source(recurrence: Recurrence, dtype: str) -> str:
 
 def _text(recurrence: Recurrence, entry: str, skeleton: str) -> str:
     computed = without_marks(recurrence)
-    return _Source(computed, schedule(computed)).text(entry, skeleton)
+    return Source(computed, schedule(computed)).text(entry, skeleton)
 
 
 @cache
@@ -59,7 +59,11 @@ def products_source(dtype: str) -> str:
     return f'// Products of whole matrices.\n#include "matmul.h"\n\nTT_PRODUCTS({SCALARS[dtype]})\n'
 
 
-class _Source:
+class Source:
+    """The text for the CPU; `codegen/cuda.py` has that for GPUs."""
+
+    target = "cpp"
+
     def __init__(self, recurrence: Recurrence, plan: Schedule) -> None:
         self.recurrence, self.plan = recurrence, plan
         self.widths = widths(recurrence)
@@ -86,12 +90,21 @@ class _Source:
         )
         lines += self._table("sum", "", [(x.name, x.node) for x in r.sums])
         lines += [f"  static constexpr int matrices = {len(self.matrices)};  // " + ", ".join(self.matrices)]
+        lines += self._more()
         for k, phase in enumerate(self.plan.phases):
             lines += ["", *self._phase(k, phase)]
         all_phases = ", ".join(f"Phase{k}" for k in range(len(self.plan.phases)))
         lines += [f"  using Phases = tt::Sequence<{all_phases}>;", "};", ""]
         lines += [entry, ""]
         return "\n".join(line.rstrip() for line in lines)
+
+    def _more(self) -> list[str]:
+        """What only this target is told of the cell."""
+        return []
+
+    def _more_of_phase(self, number: int) -> list[str]:
+        """What only this target is told of a phase."""
+        return []
 
     def _table(self, kind: str, comment: str, rows: list[tuple[str, Node]]) -> list[str]:
         names = ", ".join(f"{kind}_{_identifier(name)}" for name, _ in rows)
@@ -106,6 +119,7 @@ class _Source:
         lines += [f"  static constexpr int width = {self.widths.index(phase.width)}, nets = {len(phase.nets)};"]
         totals = ", ".join(str(self.buffers[t.index]) for t in phase.totals) or "0"
         lines += [f"  static constexpr int totals = {len(phase.totals)}, total_buffer[] = {{{totals}}};"]
+        lines += self._more_of_phase(number)
         first = 0
         for k, product in enumerate(phase.products):
             lines += ["  " + line for line in self._product(k, first, product)]
@@ -141,7 +155,7 @@ class _Source:
         printer = Printer(self, phase)
         roots = self.recurrence.roots
         delivered = [k for k, end in enumerate(self.plan.ends) if end == number]
-        kept = [n for n in self.plan.buffers if n.op != "total" and self._made_in(n, number)]
+        kept = self.kept(number)
         printer.count([*(roots[k] for k in delivered), *kept, *(t.args[0] for t in phase.totals)])
         for node in phase.values:
             printer.define(node)
@@ -152,6 +166,10 @@ class _Source:
         for k, node in enumerate(phase.totals):
             lines.append(f"at.total({k}, {printer.value(node.args[0])});")
         return printer.lines + lines or ["(void)at;"]
+
+    def kept(self, number: int) -> list[Node]:
+        """What a phase keeps for later ones."""
+        return [n for n in self.plan.buffers if n.op != "total" and self._made_in(n, number)]
 
     def _made_in(self, node: Node, number: int) -> bool:
         if node.op in ("read", "noise"):

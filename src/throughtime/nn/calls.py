@@ -216,7 +216,7 @@ def launch_kernel(job: Job, values: Sequence[Tensor | None]) -> list[Tensor]:
         sampled = [False] * (len(tensors) + len(outputs))
     seeds = [] if seed is None else [group for number in seed.view(-1).tolist() for group in kind.seeds(number)]
     tensors += outputs
-    plan.kernel(
+    plan.kernel_on(like.device)(
         *(tensors, sampled, plan.groups, plan.numbers, kind.group_reverse, seeds, lengths),
         *(job.steps, job.rows, job.origin, job.samples),
     )

@@ -158,7 +158,7 @@ def _why_not_ours(module: nn.Module) -> str | None:
 def _why_not_compiled(module: nn.Module) -> str | None:
     weight = next(module.parameters())
     if weight.device.type != "cpu":
-        return f"it is on {weight.device}, and compiled kernels work on the CPU"
+        return f"it is on {weight.device}, and only on the CPU have compiled kernels been compared with torch.nn's"
     if weight.dtype not in (*DTYPES, *NARROW):
         return f"its weights are {weight.dtype}, and compiled kernels work on floating-point numbers"
     return None

@@ -13,6 +13,8 @@ from throughtime import runtime
 from throughtime.nn import counting
 from throughtime.nn.calls import Kind
 from throughtime.nn.counting import Flops
+from throughtime.nn.cuda_device import machine_of
+from throughtime.nn.cuda_explain import scheme_notes
 from throughtime.nn.explanation import Explanation, KernelUse, LayerUse
 from throughtime.nn.kernels import column_blocks
 from throughtime.nn.precision import NARROW
@@ -44,14 +46,20 @@ def explain(
     compiler: runtime.Compiler | None = None
     compiler_text = "none is used"
     notes = _notes(layer, lengths is not None)
-    if layer.backend == "compiled":
+    gpu = layer.backend == "compiled" and weight.device.type == "cuda"
+    if gpu:
+        compiler_text, more = _on_gpu(layer, rows)
+        notes += more
+    elif layer.backend == "compiled":
         try:
             compiler = runtime.find_compiler()
             compiler_text = str(compiler)
         except runtime.CompilerNotFound as error:
             compiler_text = "none"
             notes.append(str(error))
-    call = _Call(layer, steps, rows, real, words, wants, lengths is not None, compiler)
+    call = _Call(
+        layer, steps, rows, real, words, wants, lengths is not None, compiler, layer.backend == "compiled" and not gpu
+    )
     return Explanation(
         f"{type(layer).__name__}({layer.extra_repr()})", layer.cell.name, layer.backend, weight.dtype, weight.device,
         *(steps, rows, real, compiler_text, counting.vector_bytes(compiler) if compiler else None, tuple(notes)),
@@ -84,8 +92,11 @@ def _notes(layer: Recurrent, padded: bool) -> list[str]:
             'backend="reference" runs the equation step by step on tensors: no kernel is used, and the memory that '
             "autograd keeps for all of them is not counted"
         )
-    elif weight.device.type != "cpu":
-        notes.append(f"the compiled backend works on the CPU, the layer is on {weight.device}: a call would be refused")
+    elif weight.device.type not in ("cpu", "cuda"):
+        notes.append(
+            "the compiled backend works on the CPU and on NVIDIA GPUs, "
+            f"the layer is on {weight.device}: a call would be refused"
+        )
     if weight.dtype in NARROW:
         notes.append(f"{weight.dtype} is only stored: weights, input and states are copied to float32 for every call")
     if layer.recompute is not None:
@@ -96,6 +107,27 @@ def _notes(layer: Recurrent, padded: bool) -> list[str]:
     if padded:
         notes.append("lengths make a copy of the input, with zeros in the padding")
     return notes
+
+
+def _on_gpu(layer: Recurrent, rows: int) -> tuple[str, list[str]]:
+    """The compiler, and how each kernel's launch is divided."""
+    weight = layer.any_weight
+    facts = machine_of(weight.device).facts
+    dtype = torch.float32 if weight.dtype in NARROW else weight.dtype
+    notes: list[str] = []
+    for level in range(layer.num_layers):
+        notes += scheme_notes(_kind(layer, level), level, rows, dtype, facts)
+    try:
+        return str(runtime.find_nvrtc(facts.arch)), notes
+    except runtime.NvrtcNotFound as error:
+        return "none", [*notes, str(error)]
+
+
+def _kind(layer: Recurrent, level: int) -> Kind:
+    numbers = tuple(range(layer.directions if layer.recompute is None else 1))  # directions of one kernel call
+    reverse = tuple(layer.runs_backwards(d) for d in numbers)
+    found: Kind = layer.derived.kind(layer.sizes(level), reverse, numbers, layer.training)
+    return found
 
 
 @dataclass(frozen=True)
@@ -110,6 +142,7 @@ class _Call:
     wants_gradient: bool
     padded: bool
     compiler: runtime.Compiler | None
+    on_cpu: bool
 
     @property
     def dtype(self) -> torch.dtype:
@@ -119,16 +152,13 @@ class _Call:
 
     def use(self, level: int) -> LayerUse:
         layer = self.layer
-        numbers = tuple(range(layer.directions if layer.recompute is None else 1))  # directions of one kernel call
-        kind = layer.derived.kind(
-            layer.sizes(level), tuple(layer.runs_backwards(d) for d in numbers), numbers, layer.training
-        )
+        kind = _kind(layer, level)
         forward, backward = self._flops(kind, level)
         reference = layer.backend == "reference"
         return LayerUse(
             level,
             layer.sizes(level)["input"],
-            () if reference else tuple(self._kernels(kind, level)),
+            tuple(self._kernels(kind, level)) if self.on_cpu else (),
             forward,
             backward,
             sum(p.numel() for d in range(layer.directions) for p in layer.own_parameters(level, d).values())
@@ -191,6 +221,8 @@ class _Call:
             made.add("bias")  # a sum of two parameters; a single one is a parameter
         if self.words and level == 0:
             made |= {"net", "x"}  # of words W x is a gather, and x vectors of zeros and a one
+        if not self.on_cpu:
+            made.add("net")
         scale = dtype.itemsize * self.layer.directions // len(kind.reverse)
         found = {name: count * scale for name, count in numbers.items() if name in made}
         masked = self.padded and (self.words or "x" in kind.program.reads or self.layer.recompute is not None)

@@ -154,8 +154,8 @@ class Kernel:
         times = max(samples, 1)
         front = [steps, rows, times * len(groups), threads, 0, self._parallel, *numbers]
         given = sampled or [False] * len(layout)
-        template = _template(front, layout, given, groups, reverse, times, self._bytes, mapped)
-        return PreparedCall(self.recurrence.name, self._function, template, len(groups))  # type: ignore[arg-type]
+        found = with_input(template(front, layout, given, groups, reverse, times, self._bytes), layout, mapped)
+        return PreparedCall(self.recurrence.name, self._function, found, len(groups))  # type: ignore[arg-type]
 
     def session_numbers(
         self, tensors: Sequence[Tensor], group: Sequence[Place], numbers: Sequence[int], rows: int
@@ -163,16 +163,15 @@ class Kernel:
         """What a session of `rows` sequences is opened with, but for its input map: a call of one step."""
         layout = [t.stride() for t in tensors]
         front = [1, rows, 1, 1, 0, 0, *numbers]
-        template = _template(front, layout, [False] * len(tensors), [group], [False], 1, self._bytes)
-        template.numbers[template.places] += np.array([t.data_ptr() for t in tensors])[template.slots]
-        return [int(n) for n in template.numbers[:-1]]  # but for how many reads the kernel maps itself
+        found = template(front, layout, [False] * len(tensors), [group], [False], 1, self._bytes)
+        return [int(n) for n in filled(found, np.array([t.data_ptr() for t in tensors]), 1, (), None)]
 
 
 MOST_CALLS = 64
 """Prepared calls that are kept of one kind: a new one for every length of a sequence must not fill the memory."""
 
 
-class _Template(NamedTuple):
+class Template(NamedTuple):
     """The numbers of a call but for its addresses, seeds and lengths: `places` are those to which the address of tensor
     number `slots` is to be added."""
 
@@ -200,28 +199,48 @@ class PreparedCall(NamedTuple):
 
     name: str
     function: Callable[[int], int]
-    template: _Template
+    template: Template
     groups: int
 
     def run(self, addresses: NDArray[np.int64], origin: int, seeds: Sequence[int], lengths: Tensor | None) -> None:
         """`addresses` of all tensors; see `Kernel.__call__`."""
-        template = self.template
-        words = template.numbers.copy()
-        words[template.places] += addresses[template.slots]
+        words = filled(self.template, addresses, self.groups, seeds, lengths)
         words[_ORIGIN] = origin
-        if seeds:
-            words[template.seeds] = [seeds[g % len(seeds)] for g in range(len(template.seeds))]
-        if lengths is not None:
-            step = 0 if lengths.dim() == 1 else lengths.stride(0) * lengths.itemsize
-            first = lengths.data_ptr()
-            words[template.lengths] = [first + g // self.groups * step for g in range(len(template.lengths))]
         with named_range(self.name):
             failed = self.function(words.__array_interface__["data"][0])
         if failed:
             raise MemoryError(f"{self.name}: no memory for the work space of {words[1]} sequences")
 
 
-def _template(
+def filled(
+    template: Template, addresses: NDArray[np.int64], groups: int, seeds: Sequence[int], lengths: Tensor | None
+) -> NDArray[np.int64]:
+    """The numbers of a call on tensors at these addresses; `groups`: of one sample."""
+    words = template.numbers.copy()
+    words[template.places] += addresses[template.slots]
+    if seeds:
+        words[template.seeds] = [seeds[g % len(seeds)] for g in range(len(template.seeds))]
+    if lengths is not None:
+        step = 0 if lengths.dim() == 1 else lengths.stride(0) * lengths.itemsize
+        first = lengths.data_ptr()
+        words[template.lengths] = [first + g // groups * step for g in range(len(template.lengths))]
+    return words
+
+
+def with_input(call: Template, layout: Sequence[Sequence[int] | None], mapped: Mapped | None) -> Template:
+    """A call that also says which reads the kernel maps itself."""
+    if mapped is None:
+        return call._replace(numbers=np.append(call.numbers, 0))
+    step, row, _ = layout[mapped.slot]  # type: ignore[misc]
+    words = (len(mapped.reads), 0, step, row, mapped.depth, *mapped.reads)
+    return call._replace(
+        numbers=np.concatenate((call.numbers, words)),
+        places=np.append(call.places, len(call.numbers) + 1),
+        slots=np.append(call.slots, mapped.slot),
+    )
+
+
+def template(
     front: Sequence[int],
     layout: Sequence[Sequence[int] | None],
     sampled: Sequence[bool],
@@ -229,8 +248,7 @@ def _template(
     reverse: Sequence[bool],
     times: int,
     size: int,
-    mapped: Mapped | None = None,
-) -> _Template:
+) -> Template:
     words = list(front)
     places, slots, seeds, lengths = [], [], [], []
     for sample in range(times):
@@ -258,14 +276,7 @@ def _template(
                     words += (offset, strides[0])
                 else:
                     words += (offset, 0, strides[0] if kind == ROW else 0)
-    if mapped is None:
-        words.append(0)
-    else:
-        step, row, _ = layout[mapped.slot]  # type: ignore[misc]
-        places.append(len(words) + 1)
-        slots.append(mapped.slot)
-        words += (len(mapped.reads), 0, step, row, mapped.depth, *mapped.reads)
-    return _Template(np.array(words), np.array(places), np.array(slots), seeds, lengths)
+    return Template(np.array(words), np.array(places), np.array(slots), seeds, lengths)
 
 
 def compile_together(kernels: Sequence[Kernel]) -> None:

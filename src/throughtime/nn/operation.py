@@ -22,6 +22,7 @@ from torch.autograd import forward_ad
 
 from throughtime.nn import mapped, planned, planned_backward
 from throughtime.nn.calls import Job, Operands, Results, holds_numbers, launch, sort_operands, sort_results
+from throughtime.nn.precision import under_autocast
 from throughtime.nn.products import TorchProducts
 from throughtime.nn.program import Plan, Program
 
@@ -51,7 +52,7 @@ def run_flat(job: Job, values: Sequence[Tensor | None], x: Tensor | None = None)
 
 def _numbers(job: Job, x: Tensor | None, values: Sequence[Tensor | None]) -> list[Tensor]:
     """The results of a call; of one with an input, which eager code alone has, and of others as `launch`."""
-    if x is None and (job.samples or not holds_numbers(next(v for v in values[2:] if v is not None))):
+    if x is None and (job.samples or not _is_plain(next(v for v in values[2:] if v is not None))):
         return launch(job, values)
     return planned.forward(job, x, values)
 
@@ -64,10 +65,16 @@ def asks_for_derivatives(values: Sequence[Tensor | None]) -> bool:
 
 
 def takes_input(program: Program, x: Tensor) -> bool:
-    """Whether `run` may be given the input: in eager code, on tensors that hold numbers, for a cell that maps it."""
+    """Whether `run` may be given the input: in eager code on the CPU, on tensors that hold numbers, for a cell that
+    maps it."""
     if torch.compiler.is_compiling() or _is_transformed():
         return False
-    return "net" in program.reads and holds_numbers(x)
+    return "net" in program.reads and _is_plain(x)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether the package's own products can read it."""
+    return tensor.device.type == "cpu" and holds_numbers(tensor)
 
 
 def _is_transformed() -> bool:
@@ -87,10 +94,10 @@ class _Recur(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_autocast_enabled("cpu"):  # the products would be rounded to its dtype
-            with torch.autocast("cpu", enabled=False):
-                return _Recur.backward(ctx, *grads)
         x, *saved = ctx.saved_tensors
+        if under_autocast(saved[-1]):  # the products would be rounded to its dtype
+            with torch.autocast(saved[-1].device.type, enabled=False):
+                return _Recur.backward(ctx, *grads)
         wanted = ctx.needs_input_grad[1], *ctx.needs_input_grad[4:]
 
         def gradients(*grads: Tensor | None) -> list[Tensor | None]:
@@ -153,7 +160,7 @@ def _backward(
     the gradients somebody asks for; products for the others are not made."""
     last = saved[-1]
     assert last is not None
-    if holds_numbers(last) and not (torch.is_grad_enabled() or _is_transformed() or job.samples):
+    if _is_plain(last) and not (torch.is_grad_enabled() or _is_transformed() or job.samples):
         return planned_backward.backward(job, saved, grads, x, wanted)
     count = len(saved) - len(grads)
     plan = job.kind.plan(True, last.dtype)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from throughtime.codegen.source import widths
+from throughtime.nn.cuda_device import machine_of
+from throughtime.nn.cuda_kernels import CudaKernel
 from throughtime.nn.kernels import (
     CARRY,
     MATRIX,
@@ -59,6 +61,7 @@ class Program:
     def __init__(self, recurrence: Recurrence) -> None:
         self.recurrence = recurrence
         self._kernels: dict[tuple[bool, torch.dtype], Kernel] = {}
+        self._cuda: dict[tuple[bool, torch.dtype, torch.device], CudaKernel] = {}
         self._tangents: dict[bool, Program] = {}
         self.reads = {r.array: r.per for r in recurrence.reads}
         self.joint = [n for n in self.reads if is_joint(n)]
@@ -103,6 +106,13 @@ class Program:
             found = self._kernels[keep, dtype] = Kernel(self.forward(keep), dtype)
         return found
 
+    def cuda_kernel(self, keep: bool, dtype: torch.dtype, device: torch.device) -> CudaKernel:
+        """The same for a GPU."""
+        found = self._cuda.get((keep, dtype, device))
+        if found is None:
+            found = self._cuda[keep, dtype, device] = CudaKernel(self.forward(keep), dtype, machine_of(device))
+        return found
+
 
 class Plan:
     """What every call of one kind has in common: sizes of the results, and where the kernel finds what.
@@ -127,7 +137,8 @@ class Plan:
         self.program, self.dtype, self.keep = program, dtype, keep
         of_head = {w: n // heads if w == "hidden" else n for w, n in sizes.items()}
         sizes = {**sizes, 1: heads}  # a number for each sequence is one for each head
-        self.numbers = [size_of(w, of_head) for w in widths(recurrence)]
+        self._of_head = of_head
+        self.numbers = self.numbers_of(recurrence)
         reads = column_blocks(recurrence.reads, sizes)
         writes = column_blocks(recurrence.writes, sizes)
         sums = column_blocks(recurrence.sums, sizes)
@@ -188,6 +199,10 @@ class Plan:
         self.calls: dict[object, Any] = {}
         """Calls that `planned.py` has planned, by the layout of their tensors."""
 
+    def numbers_of(self, recurrence: Recurrence) -> list[int]:
+        """What the widths of this recurrence, or of one derived from it, are."""
+        return [size_of(w, self._of_head) for w in widths(recurrence)]
+
     @cached_property
     def kernel(self) -> Kernel:
         """The kernel that keeps what the backward pass needs is compiled together with the backward kernel, for the one
@@ -195,6 +210,10 @@ class Plan:
         if self.keep:
             compile_together([self.program.kernel(True, self.dtype), self.program.backward.kernel(False, self.dtype)])
         return self.program.kernel(self.keep, self.dtype)
+
+    def kernel_on(self, device: torch.device) -> Kernel | CudaKernel:
+        """The kernel for tensors on that device."""
+        return self.kernel if device.type == "cpu" else self.program.cuda_kernel(self.keep, self.dtype, device)
 
     @cached_property
     def kept(self) -> frozenset[int]:

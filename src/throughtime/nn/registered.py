@@ -99,6 +99,7 @@ def _mapped(info: Any, in_dims: Any, values: Sequence[Tensor | None], *call: int
 
 
 _library.impl("recur", _on_numbers, "CPU")  # type: ignore[no-untyped-call]
+_library.impl("recur", _on_numbers, "CUDA")  # type: ignore[no-untyped-call]
 _library.impl("recur", _differentiable, "Autograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake("throughtime::recur", _on_shapes, lib=_library)
 torch.library.register_vmap("throughtime::recur", _mapped, lib=_library)

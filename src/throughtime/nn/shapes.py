@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.nn import precision
+from throughtime.nn.cuda_model import VARIABLE as CUDA_VARIABLE
 from throughtime.nn.packed import Packing
 from throughtime.nn.states import State, checked_states, each, in_kind
 
@@ -167,9 +169,15 @@ def _check_kind(given: torch.dtype, own: torch.dtype, autocast: bool) -> None:
 def check_device(layer: Recurrent, x: Tensor, weight: Tensor) -> None:
     if x.device != weight.device:
         raise RuntimeError(f"input is on {x.device} but the layer is on {weight.device}: move one with .to()")
-    if layer.backend == "compiled" and x.device.type not in ("cpu", "meta"):
+    if layer.backend == "compiled" and x.device.type not in ("cpu", "cuda", "meta"):
         raise NotImplementedError(
-            f'the compiled backend works on the CPU, the input is on {x.device}: use backend="reference" there'
+            "the compiled backend works on the CPU and on NVIDIA GPUs, "
+            f'the input is on {x.device}: use backend="reference" there'
+        )
+    if layer.backend == "compiled" and x.device.type == "cuda" and not os.environ.get(CUDA_VARIABLE):
+        raise NotImplementedError(
+            f"the CUDA kernels have been compiled and emulated, but have never run on a GPU: set {CUDA_VARIABLE}=block "
+            f'to try them, or use backend="reference" on {x.device}'
         )
 
 
@@ -189,7 +197,7 @@ def typed(layer: Recurrent, call: Call, weight: Tensor) -> Call:
 def checked_words(x: Tensor, vocabulary: int) -> Tensor:
     """Word numbers [T, B] as int64. Raises IndexError for one that is not in [0, vocabulary)."""
     x = x.long()
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or x.is_cuda:  # a GPU is not waited for
         torch._assert_async(((x >= 0) & (x < vocabulary)).all(), "word numbers must lie in the vocabulary")
     elif not _within(x, 0, vocabulary - 1):
         raise IndexError(f"word numbers must lie in [0, {vocabulary}), the vocabulary, got {_range(x)}")
@@ -224,7 +232,7 @@ def _lengths(lengths: Any, x: Tensor) -> Tensor:
         raise ValueError(
             f"lengths must have one number for each of the {rows} sequences, got the shape {tuple(lengths.shape)}"
         )
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or lengths.is_cuda:
         torch._assert_async(((lengths >= 0) & (lengths <= steps)).all(), "lengths must lie in [0, T]")
         lengths = lengths.clamp(0, steps)  # a kernel must never leave its arrays, whatever becomes of the assertion
     elif not _within(lengths, 0, steps):

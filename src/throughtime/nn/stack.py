@@ -64,7 +64,7 @@ def _run_layer(
     """x [T, B, I] or word numbers [T, B], starts [D, B, W] -> output [T, B, D·H] and the final states [D, B, W]."""
     if call.lengths is not None and not level and call.packing is None and not _skips_padding(layer, x):
         x = without_padding(x, call.lengths)
-    seed = torch.randint(2**62, ()) if layer.derived.noisy[layer.training] else None
+    seed = torch.randint(2**62, (), device="cpu") if layer.derived.noisy[layer.training] else None
     own = [_weights(layer, call, level, d) for d in range(layer.directions)]
     if layer.backend == "compiled" and not _is_cut(layer):
         return _recur(layer, x, starts, call, own, level, tuple(range(layer.directions)), 0, seed, trace)

@@ -6,8 +6,10 @@ This room knows nothing of recurrent cells or tensors and needs only the standar
 from throughtime.runtime.cache import Built, build, find, load
 from throughtime.runtime.compilers import Compiler, CompilerNotFound, find_compiler
 from throughtime.runtime.compiling import CompileError, CompileEvent, subscribe
+from throughtime.runtime.cuda_driver import CudaError, Function, enter, load_function, shared_memory
 from throughtime.runtime.entries import CacheInfo, cache_clear, cache_info
 from throughtime.runtime.location import CacheWarning
+from throughtime.runtime.nvrtc import Nvrtc, NvrtcNotFound, find_nvrtc
 from throughtime.runtime.pool import parallel_address
 
 __all__ = [
@@ -18,12 +20,20 @@ __all__ = [
     "CompileEvent",
     "Compiler",
     "CompilerNotFound",
+    "CudaError",
+    "Function",
+    "Nvrtc",
+    "NvrtcNotFound",
     "build",
     "cache_clear",
     "cache_info",
+    "enter",
     "find",
     "find_compiler",
+    "find_nvrtc",
     "load",
+    "load_function",
     "parallel_address",
+    "shared_memory",
     "subscribe",
 ]

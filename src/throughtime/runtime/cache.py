@@ -28,10 +28,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from throughtime.runtime.compilers import Compiler, find_compiler
-from throughtime.runtime.compiling import CompileError, compile_library
+from throughtime.runtime.compilers import find_compiler
+from throughtime.runtime.compiling import AnyCompiler, CompileError, compile_library
 from throughtime.runtime.entries import Damaged, read_entry, remove_surplus, write_metadata
 from throughtime.runtime.location import CacheWarning, cache_directory, private_directory
+from throughtime.runtime.nvrtc import Nvrtc
 
 __all__ = ["Built", "build", "find", "load"]
 
@@ -52,7 +53,7 @@ class Built:
     """A library that lies on disk, checked, ready to be loaded.
 
     Attributes:
-        path: the shared library; a path is never used again for other bytes.
+        path: the shared library, or the GPU's program; a path is never used again for other bytes.
         cached: whether it was there already.
         seconds: how long the compiler ran; 0 when it was there already.
         compiler: the compiler that made it, as text for a person.
@@ -64,7 +65,9 @@ class Built:
     compiler: str
 
 
-def build(name: str, files: Mapping[str, str], main: str, flags: Sequence[str] = ()) -> Built:
+def build(
+    name: str, files: Mapping[str, str], main: str, flags: Sequence[str] = (), nvrtc: Nvrtc | None = None
+) -> Built:
     """The shared library of the source files given, compiled now unless it was compiled before.
 
     Args:
@@ -72,16 +75,17 @@ def build(name: str, files: Mapping[str, str], main: str, flags: Sequence[str] =
         files: file name -> text, for the file to compile and every header that it includes.
         main: the name of the file to compile.
         flags: further compiler flags; those in the environment variable THROUGHTIME_CXXFLAGS come after them.
+        nvrtc: compiles to a program for a GPU in the C++ compiler's place; it does not read that variable.
 
     Raises:
         ValueError: a name is not a plain file name, `main` is not in `files`, or a flag asks for fast-math.
         CompilerNotFound: there is no working compiler.
         CompileError: the compiler failed; its message says where the sources are kept.
     """
-    every_flag = _checked(name, files, main, flags)
+    every_flag = _checked(name, files, main, flags, nvrtc)
     directory = cache_directory()
     try:
-        return _build(directory, name, files, main, every_flag)
+        return _build(directory, name, files, main, every_flag, nvrtc)
     except OSError as error:
         private = private_directory()
         if directory != private:
@@ -93,7 +97,7 @@ def build(name: str, files: Mapping[str, str], main: str, flags: Sequence[str] =
                 stacklevel=2,
             )
     try:
-        return _build(private, name, files, main, every_flag)
+        return _build(private, name, files, main, every_flag, nvrtc)
     except OSError as error:
         raise CompileError(
             f"{name} could not be compiled: neither the cache nor the temporary directory {private} can be "
@@ -102,15 +106,17 @@ def build(name: str, files: Mapping[str, str], main: str, flags: Sequence[str] =
         ) from None
 
 
-def find(name: str, files: Mapping[str, str], main: str, flags: Sequence[str] = ()) -> Path | None:
+def find(
+    name: str, files: Mapping[str, str], main: str, flags: Sequence[str] = (), nvrtc: Nvrtc | None = None
+) -> Path | None:
     """The library that `build` would return, if it was compiled before; compiles nothing.
 
     Raises:
         ValueError, CompilerNotFound: as `build` does.
     """
-    every_flag = _checked(name, files, main, flags)
+    every_flag = _checked(name, files, main, flags, nvrtc)
     directory = cache_directory()
-    key = _key(name, files, main, every_flag, find_compiler(directory))
+    key = _key(name, files, main, every_flag, nvrtc or find_compiler(directory))
     with suppress(Damaged, FileNotFoundError):
         return read_entry(directory / key, key)
     return None
@@ -132,14 +138,16 @@ def load(path: Path) -> ctypes.CDLL:
     return _open(Path(path))
 
 
-def _checked(name: str, files: Mapping[str, str], main: str, flags: Sequence[str]) -> tuple[str, ...]:
+def _checked(
+    name: str, files: Mapping[str, str], main: str, flags: Sequence[str], nvrtc: Nvrtc | None
+) -> tuple[str, ...]:
     """All flags, after a look at everything that ends up in a path or on a command line."""
     for plain in (name, main, *files):
         if not PLAIN_NAME.fullmatch(plain):
             raise ValueError(f"{plain!r} is not a plain file name: use letters, digits, and _ . + - after the first.")
     if main not in files:
         raise ValueError(f"The file to compile, {main!r}, is not among the files given ({', '.join(files)}).")
-    every = (*flags, *shlex.split(os.environ.get("THROUGHTIME_CXXFLAGS", "")))
+    every = (*flags, *(() if nvrtc else shlex.split(os.environ.get("THROUGHTIME_CXXFLAGS", ""))))
     for flag in every:
         if flag in FORBIDDEN_FLAGS:
             raise ValueError(
@@ -149,7 +157,7 @@ def _checked(name: str, files: Mapping[str, str], main: str, flags: Sequence[str
     return every
 
 
-def _key(name: str, files: Mapping[str, str], main: str, flags: tuple[str, ...], compiler: Compiler) -> str:
+def _key(name: str, files: Mapping[str, str], main: str, flags: tuple[str, ...], compiler: AnyCompiler) -> str:
     """The sha256 of everything that the library depends on."""
     abi = [platform.system(), platform.machine(), ctypes.sizeof(ctypes.c_void_p)]
     with suppress(ValueError, OSError, AttributeError):
@@ -167,8 +175,10 @@ def _version() -> str:
         return "unknown"
 
 
-def _build(directory: Path, name: str, files: Mapping[str, str], main: str, flags: tuple[str, ...]) -> Built:
-    compiler = find_compiler(directory)
+def _build(
+    directory: Path, name: str, files: Mapping[str, str], main: str, flags: tuple[str, ...], nvrtc: Nvrtc | None
+) -> Built:
+    compiler = nvrtc or find_compiler(directory)
     key = _key(name, files, main, flags, compiler)
     entry = directory / key
     with suppress(Damaged, FileNotFoundError):
@@ -189,7 +199,7 @@ def _build(directory: Path, name: str, files: Mapping[str, str], main: str, flag
 def _make(
     directory: Path,
     key: str,
-    compiler: Compiler,
+    compiler: AnyCompiler,
     name: str,
     files: Mapping[str, str],
     main: str,
@@ -198,7 +208,7 @@ def _make(
     """Write the sources and compile them in a fresh directory; that directory and the seconds it took."""
     made = Path(tempfile.mkdtemp(prefix="building-", dir=directory))
     # A path must never come back with other bytes: glibc would hand out what it once loaded from that path.
-    library = f"{name}-{secrets.token_hex(8)}.so"
+    library = f"{name}-{secrets.token_hex(8)}{compiler.suffix}"
     try:
         for file, text in files.items():
             (made / file).write_text(text, encoding="utf-8", newline="")

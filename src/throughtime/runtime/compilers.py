@@ -85,6 +85,8 @@ class Compiler:
     features: str
     settings: tuple[str, ...]
 
+    suffix = ".so"
+
     def __str__(self) -> str:
         return f"{shlex.join(self.command)} ({self.version})"
 

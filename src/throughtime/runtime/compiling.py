@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Literal
 
 from throughtime.runtime.compilers import Compiler, child_environment
+from throughtime.runtime.nvrtc import Nvrtc
 
 __all__ = ["CompileError", "CompileEvent", "DiskFull", "compile_library", "subscribe"]
 
 ERROR_LINES = 8
+
+AnyCompiler = Compiler | Nvrtc
 
 
 class CompileError(RuntimeError):
@@ -67,7 +70,7 @@ def subscribe(listener: Listener) -> Callable[[], None]:
 
 
 def compile_library(
-    compiler: Compiler, name: str, main: str, output: str, flags: tuple[str, ...], directory: Path
+    compiler: AnyCompiler, name: str, main: str, output: str, flags: tuple[str, ...], directory: Path
 ) -> float:
     """Compile `main` to the shared library `output`; both are names of files inside `directory`.
 
@@ -83,7 +86,10 @@ def compile_library(
     start = time.perf_counter()
     finished = False
     try:
-        status, messages = _run(command, directory)
+        if isinstance(compiler, Nvrtc):
+            status, messages = compiler.compile(main, output, flags, directory)
+        else:
+            status, messages = _run(command, directory)
         finished = status == 0 and (directory / output).is_file()
     finally:
         seconds = time.perf_counter() - start
@@ -162,4 +168,5 @@ def _describe(name: str, command: list[str], status: int, messages: str) -> str:
     first = next((i for i, line in enumerate(lines) if "error" in line.lower()), 0)
     shown = lines[first : first + ERROR_LINES]
     told = "\n".join(shown) if shown else "(it printed nothing)"
-    return f'The C++ compiler {how} on "{name}".\ncommand: {shlex.join(command)}\n{told}'
+    what = "CUDA" if command[0] == "nvrtc" else "C++"
+    return f'The {what} compiler {how} on "{name}".\ncommand: {shlex.join(command)}\n{told}'

@@ -21,7 +21,7 @@ Rule = Callable[..., tuple[Node | None, ...]]
 @dataclass(frozen=True)
 class Operation:
     """One row. `torch` and `numpy` name the function in those libraries; `cpp` is a format string over the arguments
-    that the C++ and the CUDA skeletons both understand; `latex` and `text` are those of printed formulas, where an
+    that the C++ skeletons understand, on vectors, and `cuda` that of the CUDA skeletons, on numbers, where it differs; `latex` and `text` are those of printed formulas, where an
     argument that binds more loosely than `level` stands in parentheses (0 comparison, 1 sum, 2 product, 9 closed in
     itself; no `text`: the name with its arguments). `fold` computes it on Python numbers. `tangent` is the rule for
     forward mode (g is then the tangent of one argument), where it is not the derivative's own. A `mark` is its first
@@ -40,10 +40,15 @@ class Operation:
     mark: bool = False
     text: str = ""
     level: int = 9
+    cuda: str = ""
 
     @property
     def arity(self) -> int:
         return len(self.arguments)
+
+    def spelling(self, target: str) -> str:
+        """The format string for "cpp" or "cuda"."""
+        return self.cuda or self.cpp if target == "cuda" else self.cpp
 
 
 def _minimum(y: Node, a: Node, b: Node, g: Node) -> tuple[Node, Node]:
@@ -88,9 +93,9 @@ _ROWS = [
               tangent=lambda y, a, limit, g: (g, None), mark=True, text="{0}"),
     Operation("greater", _none, "({0} > {1})", "{0} > {1}", "gt", "greater", "vv", boolean=True, text="{0} > {1}", level=0),
     Operation("greater_equal", _none, "({0} >= {1})", r"{0} \ge {1}", "ge", "greater_equal", "vv", boolean=True, text="{0} ≥ {1}", level=0),
-    Operation("both", _none, "({0} & {1})", r"{0} \wedge {1}", "logical_and", "logical_and", "bb", boolean=True, text="{0} ∧ {1}", level=0),
-    Operation("either", _none, "({0} | {1})", r"{0} \vee {1}", "logical_or", "logical_or", "bb", boolean=True, text="{0} ∨ {1}", level=0),
-    Operation("negate", _none, "(~{0})", r"\neg {0}", "logical_not", "logical_not", "b", boolean=True, text="¬{0}", level=0),
+    Operation("both", _none, "({0} & {1})", r"{0} \wedge {1}", "logical_and", "logical_and", "bb", boolean=True, text="{0} ∧ {1}", level=0, cuda="({0} && {1})"),
+    Operation("either", _none, "({0} | {1})", r"{0} \vee {1}", "logical_or", "logical_or", "bb", boolean=True, text="{0} ∨ {1}", level=0, cuda="({0} || {1})"),
+    Operation("negate", _none, "(~{0})", r"\neg {0}", "logical_not", "logical_not", "b", boolean=True, text="¬{0}", level=0, cuda="(!{0})"),
 ]
 # fmt: on
 OPERATIONS: dict[str, Operation] = {row.name: row for row in _ROWS}

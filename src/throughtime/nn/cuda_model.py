@@ -1,0 +1,176 @@
+"""Chooses how a CUDA launch is divided.
+
+What is chosen unless asked otherwise is the plainest scheme, one block for each tile of sequences. Teams of blocks, and
+tensor cores, must be asked for, in the environment variable THROUGHTIME_CUDA: they have been compiled and emulated, but
+not measured. So have the numbers of the model: those with a source are from published measurements of an H100, the
+others are guesses to be replaced.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from throughtime.nn.cuda_layout import MULTIPLIERS, Problem, Scheme, layout, shares
+
+VARIABLE = "THROUGHTIME_CUDA"
+EXCHANGES = {"block": "Alone", "cluster": "Cluster", "grid": "Grid"}
+PRODUCTS = {
+    "float": "Scalar",
+    "bfloat16": "Tensor<tt::BFloat16>",
+    "float16": "Tensor<tt::Float16>",
+    "tfloat32": "Tensor<tt::TFloat32>",
+}
+_LARGEST_TILE, _FEW = 64, 4
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the device is: "sm_90a", how many multiprocessors it has, the shared memory a block may use, in bytes, and
+    how many threads it is given."""
+
+    arch: str
+    processors: int
+    shared: int
+    threads: int = 256
+
+    @property
+    def clusters(self) -> bool:
+        return int(self.arch.removeprefix("sm_").rstrip("af")) >= 90
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What `THROUGHTIME_CUDA` asks for: "block", "cluster:4", "grid:16", "model" (what it estimates to be fastest) or
+    "timed" (the fastest of the few best by its estimate, measured at the first call of each shape); after a comma how
+    products are made: "float", "bfloat16", "float16" or "tfloat32"."""
+
+    scheme: str = "block"
+    members: int = 1
+    product: str = "float"
+
+    @staticmethod
+    def of(text: str) -> Wish:
+        """Raises ValueError for what is none."""
+        scheme, _, product = text.partition(",")
+        name, _, number = scheme.strip().partition(":")
+        product = product.strip() or "float"
+        counted = name in ("cluster", "grid")
+        good = name in (*EXCHANGES, "model", "timed") and product in PRODUCTS and bool(number) == counted
+        if not good or (counted and not (number.isdigit() and int(number) > 1)):
+            raise ValueError(
+                f'{VARIABLE} is "{text}", but must be "block", "cluster:4", "grid:16" (or another number of blocks '
+                f'above 1), "model" or "timed", and after a comma one of {", ".join(PRODUCTS)}'
+            )
+        return Wish(name, int(number) if counted else 1, product)
+
+
+def wish() -> Wish:
+    return Wish.of(os.environ.get(VARIABLE) or "block")
+
+
+def choose(problem: Problem, facts: Facts, wish: Wish) -> Scheme:
+    """Raises NotImplementedError, naming the way out, where the wish cannot be met."""
+    multiplier = PRODUCTS[wish.product]
+    if multiplier != "Scalar" and problem.item != 4:
+        raise NotImplementedError(f"tensor cores multiply float32 layers only: leave ,{wish.product} out of {VARIABLE}")
+    if wish.scheme in ("model", "timed"):
+        found = next(iter(promising(problem, facts, wish)), None)
+    else:
+        if wish.scheme == "cluster" and not (facts.clusters and wish.members <= 16):
+            raise NotImplementedError(
+                f"clusters of {wish.members} blocks are not to be had on {facts.arch} (up to 16, from sm_90 on): set "
+                f'{VARIABLE} to "block" or "grid:{wish.members}"'
+            )
+        if wish.members > problem.most_members:
+            raise NotImplementedError(
+                f"{problem.name}: {wish.members} blocks cannot share a vector of {problem.most_members} numbers: ask "
+                f"for fewer in {VARIABLE}"
+            )
+        found = _fitted(problem, facts, EXCHANGES[wish.scheme], wish.members, multiplier)
+    if found is None:
+        raise NotImplementedError(
+            f"{problem.name}: one sequence's states and what {wish.scheme}, {wish.product} keeps with them are more "
+            f"than the {facts.shared} bytes of shared memory that a block has: use a smaller layer or "
+            'backend="reference"'
+        )
+    return found
+
+
+def promising(problem: Problem, facts: Facts, wish: Wish) -> list[Scheme]:
+    """The few schemes that are best by the model's estimate, the best one first."""
+    found = candidates(problem, facts, PRODUCTS[wish.product])
+    return sorted(found, key=lambda s: cycles(problem, facts, s))[:_FEW]
+
+
+def candidates(problem: Problem, facts: Facts, multiplier: str = "Scalar") -> Iterator[Scheme]:
+    """Every scheme that the model compares."""
+    for exchange, members in (
+        ("Alone", (1,)),
+        ("Cluster", (2, 4, 8, 16) if facts.clusters else ()),
+        ("Grid", tuple(2**k for k in range(1, 9) if 2**k <= facts.processors)),
+    ):
+        for count in (m for m in members if m <= problem.most_members):
+            found = _fitted(problem, facts, exchange, count, multiplier)
+            if found is not None:
+                yield found
+
+
+def _fitted(problem: Problem, facts: Facts, exchange: str, members: int, multiplier: str) -> Scheme | None:
+    """The largest tile that is worth having and fits, with the matrices held if they can be."""
+    at_once = max(1, facts.processors // members)
+    wanted = min(_LARGEST_TILE, -(-problem.rows * problem.groups // at_once), problem.rows)
+    if multiplier != "Scalar":
+        wanted = min(-(-wanted // 8) * 8, -(-problem.rows // 8) * 8)
+    for held in (True, False) if multiplier == "Scalar" else (True,):
+        tile = max(1, wanted)
+        while True:
+            scheme = Scheme(exchange, multiplier, members, tile, threads=facts.threads, held=held)
+            if layout(problem, scheme, 1, 0).bytes <= facts.shared:
+                tiles = problem.groups * -(-problem.rows // tile)
+                # Blocks of a grid wait for one another: all must run at once. A cluster is started as a whole.
+                return replace(scheme, teams=min(tiles, at_once) if exchange == "Grid" else tiles)
+            if tile == 1:
+                break
+            tile //= 2
+    return None
+
+
+# Cycles. Barriers and shared memory, L2 and DSMEM bandwidth (bytes a cycle of one multiprocessor): Luo et al. 2024,
+# arXiv:2402.13499 and 2501.12084. The exchanges' latencies are guesses.
+_BARRIER, _PUSH, _THROUGH_L2 = 40, 300, 800
+_SHARED_BYTES, _PUSH_BYTES, _L2_BYTES = 128, 18, 36
+_MULTIPLY_ADDS = {0: 128, 8: 1024 * 0.63, 16: 2048 * 0.63}  # a cycle of one multiprocessor, by depth of a tile
+_POINTWISE = 110
+
+
+def cycles(problem: Problem, facts: Facts, scheme: Scheme) -> float:
+    """A rough estimate of the cycles that a step of all sequences takes."""
+    size = dict(zip(problem.widths, problem.numbers, strict=True))
+    share = dict(zip(problem.widths, shares(problem.numbers, scheme.members), strict=True))
+    depth = MULTIPLIERS[scheme.multiplier]
+    weight = 4 if depth == 8 else 2 if depth else problem.item
+    total = 0.0
+    for width, nets, sources in problem.parts.products:
+        outputs, deep = nets * share[width], sum(size[s] for s in sources)
+        rate = _SHARED_BYTES if scheme.held else _L2_BYTES
+        total += max(outputs * deep * scheme.tile / _MULTIPLY_ADDS[depth], outputs * deep * weight / rate) + _BARRIER
+    total += len(problem.parts.phases) * (_BARRIER + _POINTWISE)
+    exchanged = [size[w] for w, whole in (*problem.parts.carries, *problem.parts.buffers) if whole]
+    if scheme.members > 1:
+        latency, rate = (_PUSH, _PUSH_BYTES) if scheme.exchange == "Cluster" else (_THROUGH_L2, _L2_BYTES)
+        words = 1 if scheme.exchange == "Cluster" else 2  # a posted number carries its step
+        exchanges = max(1, len({w for w, _, _ in problem.parts.phases}))
+        total += exchanges * latency + sum(exchanged) * scheme.tile * problem.item * words / rate
+    tiles = problem.groups * -(-problem.rows // scheme.tile)
+    turns = -(-tiles * scheme.members // facts.processors)
+    return total * turns
+
+
+def described(scheme: Scheme) -> str:
+    """The scheme in words."""
+    how = {"Alone": "one block", "Cluster": f"a cluster of {scheme.members} blocks", "Grid": f"{scheme.members} blocks"}
+    product = next(name for name, text in PRODUCTS.items() if text == scheme.multiplier)
+    kept = "weights in shared memory" if scheme.held else "weights read from memory at every step"
+    return f"{scheme.teams} teams of {how[scheme.exchange]} x {scheme.tile} sequences, {product} products, {kept}"
