@@ -166,8 +166,9 @@ def imagined(layer: Any) -> None:
         setattr(layer, name, torch.nn.Parameter(torch.empty(parameter.shape, device="cuda")))
 
 
-def test_a_layer_on_an_imagined_gpu() -> None:
+def test_a_layer_on_an_imagined_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """As torch imagines one where there is none: all results have their shapes, there."""
+    monkeypatch.setenv("THROUGHTIME_CUDA", "block")
     layer = tt.LSTM(3, 5, bidirectional=True, num_layers=2)
     with torch._subclasses.FakeTensorMode(), torch.no_grad():
         imagined(layer)
@@ -191,6 +192,7 @@ def test_explain_shows_the_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert "note: layer 0, backward: 32 teams of one block" in text
     assert "not yet measured" in text
+    assert "have never run on a GPU, so a call would be refused: set THROUGHTIME_CUDA=block to try them" in text
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")

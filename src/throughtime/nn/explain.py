@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from throughtime.nn.calls import Kind
 from throughtime.nn.counting import Flops
 from throughtime.nn.cuda_device import machine_of
 from throughtime.nn.cuda_explain import scheme_notes
+from throughtime.nn.cuda_model import VARIABLE
 from throughtime.nn.explanation import Explanation, KernelUse, LayerUse
 from throughtime.nn.kernels import column_blocks
 from throughtime.nn.precision import NARROW
@@ -48,6 +50,11 @@ def explain(
     notes = _notes(layer, lengths is not None)
     gpu = layer.backend == "compiled" and weight.device.type == "cuda"
     if gpu:
+        if not os.environ.get(VARIABLE):
+            notes.append(
+                "the CUDA kernels have never run on a GPU, so a call would be refused: "
+                f"set {VARIABLE}=block to try them"
+            )
         compiler_text, more = _on_gpu(layer, rows)
         notes += more
     elif layer.backend == "compiled":
