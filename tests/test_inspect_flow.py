@@ -315,14 +315,43 @@ def test_every_kind_of_stack(options):
             total = torch.cat([g.total() for n, g in f.step_gradients.items() if n.startswith(parameter)])
             wanted = getattr(layer, f"{parameter}_l{level}{'_reverse' * d}").grad
             torch.testing.assert_close(total, wanted, rtol=1e-10, atol=1e-11)
-        # The horizontal error is what the next step's Jacobian hands back.
-        for b, length in enumerate(LENGTHS):
-            for t in range(length):
-                later = t - 1 if d else t + 1
-                wanted = torch.zeros(f.jacobians.steps.shape[-1], dtype=torch.float64)
-                if 0 <= later < length:
-                    wanted = f.jacobians.steps[later, b].T @ f.errors["h"][later, b]
-                torch.testing.assert_close(f.horizontal[t, b], wanted.norm(), rtol=1e-9, atol=1e-11)
+        assert_jacobians_carry_the_error(f, d, LENGTHS)
+
+
+def assert_jacobians_carry_the_error(found, backwards, lengths):
+    """The horizontal error is what the next step's Jacobian hands back."""
+    for b, length in enumerate(lengths):
+        for t in range(length):
+            later = t - 1 if backwards else t + 1
+            wanted = torch.zeros(found.jacobians.steps.shape[-1], dtype=torch.float64)
+            if 0 <= later < length:
+                errors = torch.cat([found.errors[s][later, b] for s in found.states])
+                wanted = (found.jacobians.steps[later, b].T @ errors)[found.jacobians.states[found.states[0]]]
+            torch.testing.assert_close(found.horizontal[t, b], wanted.norm(), rtol=1e-9, atol=1e-11)
+
+
+class Timed(tt.Cell):
+    """Other equations at other times, in the output and in a second state."""
+
+    def step(self, x, h, c):
+        new = tt.tanh(tt.affine("net", x, h) + c / (1 + tt.time()))
+        return tt.where(tt.time() > 1, new, 0.5 * h * (1 + tt.time())), 0.9 * c + tt.time() * new
+
+
+@pytest.mark.parametrize("options", [{}, {"layer_norm": "states", "zoneout": 0.1}, {"num_layers": 2}], ids=str)
+@pytest.mark.parametrize("resets", [False, True])
+def test_jacobians_of_a_cell_that_knows_the_time(options, resets):
+    torch.manual_seed(10)
+    layer = tt.Recurrent(Timed(), INPUTS, H, bidirectional=True, dtype=torch.float64, **options)
+    randomise(layer.eval(), 11)
+    reset = torch.zeros(T, B, dtype=torch.bool)
+    reset[2, 1:] = True
+    signals = {"reset": reset} if resets else {}
+    found = tt.inspect.flow(layer, random(T, B, INPUTS), loss_at="all", lengths=LENGTHS, jacobians=B, **signals)
+    assert not found.notes
+    for k, f in enumerate(found.layers):
+        assert f.horizontal.max() > 0
+        assert_jacobians_carry_the_error(f, k % 2, LENGTHS)
 
 
 def test_a_reset_cuts_the_jacobian_and_the_error():

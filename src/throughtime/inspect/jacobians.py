@@ -12,6 +12,7 @@ from torch import Tensor
 
 from throughtime.inspect.recording import Recording
 from throughtime.nn.recurrent import Recurrent
+from throughtime.symbolic.clocked import CLOCK, Clocked
 
 BYTES = 1 << 28
 """Memory that one batched call may take, about."""
@@ -107,8 +108,6 @@ def refusal(layer: Recurrent) -> str | None:
     """Why a layer's steps cannot be run again one by one, or None."""
     if layer.training and (layer.derived.noisy[True] or layer.dropout or layer.weight_drop):
         return "Jacobians are left out: the layer draws random numbers in training mode, so call model.eval() first"
-    if any(n.op == "time" for n in layer.derived.equations[layer.training].graph.nodes):
-        return f"Jacobians are left out: {layer.cell.name} uses time(), which one step by itself does not know"
     return None
 
 
@@ -120,8 +119,9 @@ def one_step(recording: Recording, level: int, direction: int, sequences: list[i
     """
     layer = recording.layer
     sizes = layer.sizes(level)
+    timed = any(n.op == "time" for n in layer.derived.equations[layer.training].graph.nodes)
     single = Recurrent(
-        layer.cell,
+        Clocked(layer.cell) if timed else layer.cell,
         sizes["input"],
         layer.hidden_sizes[level],
         bias=layer.bias,
@@ -138,6 +138,8 @@ def one_step(recording: Recording, level: int, direction: int, sequences: list[i
     x = recording.inputs(level)[:, sequences]
     before = [s[:, sequences].to(kind) for s in recording.before(level, direction)]
     signals = {n: v[:, sequences].flatten() for n, v in recording.signals(direction).items()}
+    if timed:
+        signals[CLOCK] = torch.arange(recording.steps).repeat_interleave(len(sequences))
     real = recording.real[:, sequences].flatten()
     rows = x.flatten(0, 1)
     rows = rows.to(kind) if rows.is_floating_point() else rows

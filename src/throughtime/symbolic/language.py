@@ -65,7 +65,7 @@ def running(context: Context) -> Any:
         _context.reset(token)
 
 
-def _current(word: str) -> Context:
+def current(word: str) -> Context:
     try:
         return _context.get()
     except LookupError:
@@ -78,17 +78,17 @@ def affine(name: str, *vectors: Any, size: Any = "hidden", bias: bool = True, sh
     `name` names the map's weights; using it twice is an error unless every use says `shared=True`. `size` is the
     width of the result: "hidden", "input", a whole number, or a vector whose width to take.
     """
-    return _current("affine").affine(name, vectors, size, bias, shared)
+    return current("affine").affine(name, vectors, size, bias, shared)
 
 
 def weight(name: str, like: Any = "hidden", init: float = 0.0) -> Any:
     """A learned vector with one number for each unit (a peephole, a gain); `like`: its width or a vector of it."""
-    return _current("weight").weight(name, like, init)
+    return current("weight").weight(name, like, init)
 
 
 def time() -> Any:
     """The number of the current time step in the whole sequence, from 0."""
-    return _current("time").time()
+    return current("time").time()
 
 
 def signal(name: str) -> Any:
@@ -97,7 +97,7 @@ def signal(name: str) -> Any:
     The tensor is [T, B] ([B, T] where the layer is `batch_first`), of numbers or bool (1 where True), and error flows
     into it. It is read at the step's own time in both directions.
     """
-    return _current("signal").signal(name)
+    return current("signal").signal(name)
 
 
 def noise(name: str, like: Any = "hidden", fixed: bool = False) -> Any:
@@ -106,12 +106,12 @@ def noise(name: str, like: Any = "hidden", fixed: bool = False) -> Any:
     They depend on the call's seed, the time step, the sequence and the unit alone, so that the backward pass and any
     number of threads see the same numbers.
     """
-    return _current("noise").noise(name, like, fixed)
+    return current("noise").noise(name, like, fixed)
 
 
 def training() -> bool:
     """Whether the layer is in training mode: a Python if may depend on it."""
-    return _current("training").training
+    return current("training").training
 
 
 def total(v: Any) -> Any:
@@ -132,7 +132,7 @@ def size(v: Any) -> Any:
 
 def width_number(width: Width) -> Any:
     """The number that a width ("hidden", "input") stands for."""
-    return _current("size").width_number(width)
+    return current("size").width_number(width)
 
 
 def mean(v: Any) -> Any:
