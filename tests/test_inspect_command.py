@@ -62,6 +62,7 @@ def test_svg_loss_at_and_a_text_from_a_file(run: Path, tmp_path: Path, monkeypat
         (["the fox", "flow", "--out", "a.gif"], 2, "--out a.gif: give a file that ends in .png or .svg"),
         (["the fox", "flow", "--loss-at", "7"], 2, "--loss-at 7: give last, all, or the number of a step from 0 to 6"),
         (["the fox", "flow", "--loss-at", "first"], 2, "--loss-at first: give last, all"),
+        (["the fox", "flow", "--out", "no/a.png"], 2, "--out no/a.png: there is no folder no: make it"),
     ],
 )
 def test_mistakes(words: list[str], status: int, sentence: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

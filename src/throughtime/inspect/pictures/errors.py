@@ -29,24 +29,28 @@ if TYPE_CHECKING:
 
     from throughtime.inspect.results import Flow, LayerFlow
 
+WIDEST_PAIR = 20.0
+"""Inches up to which two axes stand side by side."""
 FLOOR = 1e-9
 """Below this share of the largest error nothing is drawn."""
 
 
 def draw_flow(flow: Flow, labels: Sequence[str], title: str, sequence: int = 0) -> Figure:
-    """One row for each layer, from the top layer down: on the left the error at every step with its two parts, on the
-    right the singular values of ∂h_τ/∂h_t, all on logarithmic scales over the characters read."""
+    """From the top layer down: the error at every step with its two parts, and beside it (below it, where there are
+    many steps) the singular values of ∂h_τ/∂h_t, all on logarithmic scales over the characters read."""
     several = any(f.jacobians is not None for f in flow.layers)
-    columns = 2 if several else 1
-    figure = new_figure(columns * width_for(len(labels), 7), 0.9 + 2.7 * len(flow.layers), title, "".join(labels))
-    grid = figure.subplots(len(flow.layers), columns, squeeze=False, sharex=False)
+    width = width_for(len(labels), 7)
+    columns = 2 if several and 2 * width <= WIDEST_PAIR else 1
+    rows = len(flow.layers) * (2 if several else 1) // columns
+    figure = new_figure(columns * width, 0.9 + 2.7 * rows, title, "".join(labels))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    places = iter(grid.flat)
     for k, layer in enumerate(reversed(flow.layers)):
-        lowest = k == len(flow.layers) - 1
-        _errors(grid[k][0], flow, layer, sequence, legend=k == 0)
-        character_axis(grid[k][0], labels, named=lowest)
+        _errors(next(places), flow, layer, sequence, legend=k == 0)
         if several:
-            _singular_values(grid[k][1], layer, sequence, legend=k == 0)
-            character_axis(grid[k][1], labels, named=lowest)
+            _singular_values(next(places), layer, sequence, legend=k == 0)
+    for axes in grid.flat:
+        character_axis(axes, labels, named=axes in grid[-1])
     return figure
 
 
@@ -91,7 +95,7 @@ def _fate(flow: Flow, layer: LayerFlow) -> tuple[str, str]:
 
 
 def _mark(axes: Axes, flow: Flow, layer: LayerFlow, sequence: int) -> None:
-    """A line at the step where error has vanished or exploded, and the threshold."""
+    """A line at the step where the error of one step has vanished or exploded, and the threshold."""
     lag = layer.vanished_after if layer.vanished_after is not None else layer.exploded_after
     length = int(flow.lengths[sequence])
     start = 0 if layer.reverse else length - 1
@@ -100,10 +104,13 @@ def _mark(axes: Axes, flow: Flow, layer: LayerFlow, sequence: int) -> None:
     share = flow.vanished if layer.vanished_after is not None or lag is None else flow.exploded
     level = share * float(layer.reach[start, sequence])
     low, high = axes.get_ylim()
-    if flow.loss_at != "all" and low < level < high:
+    if flow.loss_at == "all":  # the errors of all steps lie on top of one another
+        return
+    if low < level < high:
         axes.axhline(level, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.annotate(f" {share:.0%}", (axes.get_xlim()[1], level), color=FAINT, fontsize=8, va="center",
-                      annotation_clip=False)  # fmt: skip
+        x, side = (0.995, "right") if layer.reverse else (0.005, "left")
+        axes.annotate(f"{share:.0%}", (x, level), xycoords=("axes fraction", "data"), color=FAINT, fontsize=8,
+                      va="bottom", ha=side)  # fmt: skip
     if lag is None:
         return
     at = start + lag if layer.reverse else start - lag
@@ -127,9 +134,12 @@ def _singular_values(axes: Axes, layer: LayerFlow, sequence: int, legend: bool) 
         ordered = np.sort(clipped, axis=1)
         count = ordered.shape[1]
         half, tenth = ordered[:, count // 2], ordered[:, count - 1 - count // 10]
-        axes.plot(steps, ordered[:, -1], color=color, linewidth=2, label=f"∂{name}: largest singular value")
-        axes.plot(steps, tenth, color=color, linewidth=0.8, label=f"∂{name}: a tenth are above")
-        axes.plot(steps, half, color=color, linewidth=0.8, linestyle=":", label=f"∂{name}: half are above")
+        for line, width, dashes, label in (
+            (ordered[:, -1], 2.0, "-", f"∂{name}: largest singular value"),
+            (tenth, 0.8, "-", f"∂{name}: a tenth are above"),
+            (half, 0.8, ":", f"∂{name}: half are above"),
+        ):
+            axes.plot(steps, np.where(line > FLOOR, line, np.nan), dashes, color=color, linewidth=width, label=label)
         axes.fill_between(steps, half, ordered[:, -1], color=color, alpha=0.1, linewidth=0)
     axes.set_yscale("log")
     axes.set_ylim(bottom=max(FLOOR, axes.get_ylim()[0]))

@@ -34,16 +34,17 @@ def draw_states(flow: Flow, labels: Sequence[str], title: str, sequence: int = 0
     for axes, (layer, state) in zip(grid[:, 0], rows, strict=True):
         values = layer.values[state][:, sequence].double().numpy().T
         values = values[np.argsort(values.mean(1))]
-        bound = (
-            max(1.0, float(np.abs(values).max())) if state == layer.states[0] else float(np.abs(values).max()) or 1.0
-        )
+        largest = float(np.abs(values).max())
+        bound = float(np.quantile(np.abs(values), 0.995)) or 1.0  # a few units that count on should not hide the others
+        bound = 1.0 if bound < 1 and state == layer.states[0] else bound
         image = axes.imshow(values, aspect="auto", cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest")
         character_axis(axes, labels, named=(layer, state) == rows[-1])
         axes.set_ylabel("units, by their mean")
         axes.set_yticks([])
         moved = float(np.abs(np.diff(values, axis=1)).mean())
         titled(axes, f"{layer.name}, state {state}: a unit moves by {moved:.2f} from step to step on average")
-        figure.colorbar(image, ax=axes, label=f"value of {state}", pad=0.01)
+        figure.colorbar(image, ax=axes, label=f"value of {state}", pad=0.01,
+                        extend="both" if largest > bound else "neither")  # fmt: skip
     return figure
 
 
@@ -81,11 +82,12 @@ def draw_gates(flow: Flow, labels: Sequence[str], title: str, sequence: int = 0)
 
 
 def draw_weights(matrices: Mapping[str, Mapping[str, np.ndarray]], title: str) -> Figure:
-    """`matrices`: layer -> name of a block -> its numbers. A heat map of each, all on one scale for each layer."""
+    """`matrices`: "layer 1, weight_hh" -> name of a block of its rows -> their numbers. A row of heat maps for each
+    matrix, all on one scale, the last matrix at the top."""
     columns = max(len(m) for m in matrices.values())
-    figure = new_figure(1.4 + 2.7 * columns, 0.8 + 2.9 * len(matrices), title)
+    figure = new_figure(max(6.0, 1.4 + 2.7 * columns), 0.8 + 2.9 * len(matrices), title)
     grid = figure.subplots(len(matrices), columns, squeeze=False)
-    for row, (layer, blocks) in zip(grid, reversed(list(matrices.items())), strict=True):
+    for row, (matrix, blocks) in zip(grid, reversed(list(matrices.items())), strict=True):
         bound = max(float(np.quantile(np.abs(b), 0.995)) for b in blocks.values()) or 1.0
         images = []
         for axes, (name, block) in zip(row, blocks.items(), strict=False):
@@ -100,7 +102,7 @@ def draw_weights(matrices: Mapping[str, Mapping[str, np.ndarray]], title: str) -
             axes.set_ylabel(f"{block.shape[0]} rows", fontsize=8)
         for axes in row[len(blocks) :]:
             axes.set_axis_off()
-        figure.colorbar(images[0], ax=list(row), label=f"weight, {layer}", pad=0.01)
+        figure.colorbar(images[0], ax=list(row), label=matrix, pad=0.01)
     return figure
 
 
@@ -119,7 +121,8 @@ def draw_spectrum(flow: Flow, title: str) -> Figure:
             axes.plot(circle.real, circle.imag, color=FAINT, linewidth=1)
             axes.scatter(values.real[~outside], values.imag[~outside], s=9, color=INK, linewidth=0, alpha=0.7)
             axes.scatter(values.real[outside], values.imag[outside], s=11, color=ALARM, linewidth=0, alpha=0.8)
-            axes.set_aspect("equal", adjustable="datalim")
+            side = 1.1 * max(1.0, float(np.abs(values).max()))
+            axes.set(xlim=(-side, side), ylim=(-side, side), box_aspect=1)
             titled(
                 axes, f"{layer.name}, {name}: {outside.sum()} of {len(values)} outside,\nlargest |λ| {found.radius:.2f}"
             )

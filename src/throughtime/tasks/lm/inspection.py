@@ -119,10 +119,12 @@ def inspect_run(settings: InspectSettings) -> None:
     """Draws one picture into a file and says in words what it shows."""
     run = Run.open(Path(settings.run))
     subject = Subject.of(run, _text(settings.text))
+    out = Path(settings.out or ("page.html" if settings.kind == "page" else f"{settings.kind}.png"))
+    if not out.parent.is_dir():
+        raise UsageError(f"--out {out}: there is no folder {out.parent}: make it, or name another file")
     if settings.kind == "page":
-        _write_page(subject, Path(settings.out or "page.html"))
+        _write_page(subject, out)
         return
-    out = Path(settings.out or f"{settings.kind}.png")
     if out.suffix not in (".png", ".svg"):
         raise UsageError(f"--out {out}: give a file that ends in .png or .svg")
     loss_at = _loss_at(settings.loss_at, len(subject.inputs))
@@ -192,17 +194,18 @@ def _figure(kind: str, subject: Subject, loss_at: Any) -> Figure:
 
 
 def _matrices(model: LanguageModel) -> dict[str, dict[str, np.ndarray]]:
-    """Layer -> "weight_hh r" -> numbers, for every block of rows of every matrix."""
+    """ "layer 1, weight_hh" -> "r" -> numbers, for every block of rows of every matrix."""
     found: dict[str, dict[str, np.ndarray]] = {}
+    layers = 0
     for stack in model.recurrent:
         for level in range(stack.num_layers):  # type: ignore[arg-type]
             own = stack.own_parameters(level, 0)  # type: ignore[operator]
-            blocks: dict[str, np.ndarray] = {}
+            layers += 1
             for spec in stack.derived.layout.parameters:  # type: ignore[union-attr]
                 if spec.columns is not None:
                     sizes = stack.sizes(level)  # type: ignore[operator]
                     parts = own[spec.name].detach().split([int(sizes.get(w, w)) for _, w in spec.rows])
                     names = [n for n, _ in spec.rows]
-                    blocks |= {f"{spec.name} {n}": p.double().numpy() for n, p in zip(names, parts, strict=True)}
-            found[f"layer {len(found) + 1}"] = blocks
+                    blocks = {n: p.double().numpy() for n, p in zip(names, parts, strict=True)}
+                    found[f"layer {layers}, {spec.name}"] = blocks
     return found
