@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -141,7 +142,7 @@ def test_watching_changes_no_bit_of_the_training(tmp_path: Path, capsys: pytest.
     assert watched == plain
     assert [r["held_out_loss"] for r in rows] == [r["held_out_loss"] for r in watched_rows]
     told = capsys.readouterr().out
-    assert told.count("error flow over 16 steps: layer 1 ") == 1 + len(rows)
+    assert len(re.findall(r"^error flow, layer 1 [▁-█!]+ .* (of|after) 16 steps$", told, re.MULTILINE)) == 1 + len(rows)
 
 
 def test_a_warning_in_words() -> None:
@@ -162,22 +163,20 @@ def test_a_warning_in_words() -> None:
     ids = np.arange(400, dtype=np.int32) % 5
     watch = ErrorWatch(Model(0.5), ids, 64)  # type: ignore[arg-type]
     watch.look()
-    assert watch.line.startswith(
-        "error flow over 64 steps: layer 1 ▅▁"
-    )  # 2^-2.5, the mean of lags 0 to 5, is 62 % of the way from 1 % to 1
-    assert watch.line.endswith(" vanishes after 7 steps")
+    # 2^-2.5, the mean of lags 0 to 5, is 62 % of the way from 1 % to 1
+    assert watch.lines == ["error flow, layer 1 ▅▁▁▁▁▁▁▁▁▁▁▁ vanishes after 7 of 64 steps"]
     assert watch.warnings() == [
-        "error vanishes after 7 steps in layer 1, of 64 steps; consider gru or lstm, or orthogonal init"
+        "error vanishes after 7 of 64 steps in layer 1; consider gru or lstm, or orthogonal init"
     ]
     assert watch.warnings() == [], "it is told once"
     watch = ErrorWatch(Model(1.0), ids, 64)  # type: ignore[arg-type]
     watch.look()
     assert watch.strip == "█" * 12
-    assert watch.line.endswith(" 100% left")
+    assert watch.lines == ["error flow, layer 1 ████████████ 100% left after 64 steps"]
     watch = ErrorWatch(Model(2.0), ids, 64)  # type: ignore[arg-type]
     watch.look()
     assert watch.strip.endswith("!!!!")
-    assert "error explodes after 7 steps" in watch.warnings()[0]
+    assert "error explodes after 7 of 64 steps" in watch.warnings()[0]
 
 
 def test_the_strip() -> None:

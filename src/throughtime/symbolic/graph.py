@@ -28,10 +28,10 @@ class Node:
     """One value: an operation applied to other values. Made by `Graph.node`, which makes each only once.
 
     `label` is the name the author gave it in the step, if any; it shows in generated text and names what is
-    kept.
+    kept. `hint` is a name that printed formulas give it where it has no label.
     """
 
-    __slots__ = ("args", "boolean", "data", "graph", "index", "label", "op", "width")
+    __slots__ = ("args", "boolean", "data", "graph", "hint", "index", "label", "op", "width")
     __array_ufunc__ = None  # a NumPy number times a value is the value's own operation
 
     def __init__(
@@ -47,6 +47,7 @@ class Node:
         self.graph, self.index, self.op, self.args = graph, index, op, args
         self.data, self.width, self.boolean = data, width, boolean
         self.label: str | None = None
+        self.hint: str | None = None
 
     def __repr__(self) -> str:
         return text(self)

@@ -141,9 +141,18 @@ def mean(v: Any) -> Any:
 
 def layer_norm(name: str, v: Any, eps: float = 1e-5) -> Any:
     """Layer normalisation with a learned gain and shift. Ba et al. 2016, arXiv:1607.06450, eq. 4 (variance biased)."""
-    centred = v - mean(v)
-    scale = 1 / sqrt(mean(centred * centred) + eps)
-    return centred * scale * weight(f"gain_{name}", v, init=1.0) + weight(f"shift_{name}", v)
+    centred = hinted(f"centred_{name}", v - mean(v))
+    std = hinted(f"std_{name}", sqrt(mean(centred * centred) + eps))
+    return hinted(
+        f"norm_{name}", centred * (1 / std) * weight(f"gain_{name}", v, init=1.0) + weight(f"shift_{name}", v)
+    )
+
+
+def hinted(name: str, value: Any) -> Any:
+    """The value with a name for printed formulas."""
+    if isinstance(value, Node):
+        value.hint = value.hint or name
+    return value
 
 
 def dropout(name: str, v: Any, p: float, fixed: bool = True) -> Any:

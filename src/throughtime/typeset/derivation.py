@@ -140,7 +140,8 @@ def _matrix(equation: Equation, affine: Affine, position: int) -> str:
 
 
 def _name_values(found: Derivation, equation: Equation, made: dict[int, Node]) -> None:
-    """States by their names, then the author's local variables; a name that was used again gets a number."""
+    """States by their names, then the author's local variables, then what the language's own functions call their
+    values; a name that was used again gets a number."""
     taken: dict[str, int] = {}
 
     def give(node: Node, name: str) -> None:
@@ -154,6 +155,9 @@ def _name_values(found: Derivation, equation: Equation, made: dict[int, Node]) -
     for node in equation.graph.nodes:
         if node.label and node.index in made and not node.boolean:
             give(made[node.index], node.label)
+    for node in equation.graph.nodes:
+        if node.hint and node.index in made:
+            give(made[node.index], node.hint)
 
 
 def _name_errors(found: Derivation, adjoints: Adjoints, above: Node) -> None:

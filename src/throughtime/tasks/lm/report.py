@@ -59,9 +59,9 @@ class Screen:
         """Whether a person watches."""
         return self._console.is_terminal
 
-    def line(self, text: str, style: str = "") -> None:
-        """One line, above the bar."""
-        self._console.print(Text(visible(text), style), soft_wrap=True)
+    def line(self, text: str, style: str = "", wrap: bool = False) -> None:
+        """One line, above the bar. `wrap`: a narrow terminal breaks it between words, which would hurt a path."""
+        self._console.print(Text(visible(text), style), soft_wrap=not (wrap and self.interactive))
 
     def facts(self, rows: Sequence[tuple[str, str]]) -> None:
         """Names and values, aligned."""

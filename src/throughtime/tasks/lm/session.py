@@ -91,7 +91,7 @@ class Session:
         folder = self._run.folder
         if self._watch is not None:
             self._watch.look()  # compiles its kernels before the clock runs
-            self._screen.line(self._watch.line)
+            self._tell_error_flow(self._watch)
         self._screen.start()
         try:
             with StopRequest() as stop:
@@ -105,25 +105,29 @@ class Session:
             self._screen.stop()
         self._finish()
 
+    def _tell_error_flow(self, watch: ErrorWatch) -> None:
+        for line in watch.lines:
+            self._screen.line(line)
+        for sentence in watch.warnings():
+            self._screen.line(f"warning: {sentence}", "yellow", wrap=True)
+
     def advanced(self, fraction: float, epoch: float, loss: float, units_per_second: float) -> None:
-        unit, strip = self._settings.unit, ""
+        told = f"epoch {epoch:.2f}  loss {loss:.3f}  {units_per_second:,.0f} {self._settings.unit}s/s "
         if self._watch is not None:
             if self._watch.due and self._screen.interactive:
                 self._watch.look()
-            strip = f"error {self._watch.strip}  "
-        self._screen.advance(fraction, f"epoch {epoch:.2f}  loss {loss:.3f}  {strip}{units_per_second:,.0f} {unit}s/s ")
+            told += f"\nerror flow {self._watch.strip}"
+        self._screen.advance(fraction, told)
 
     def evaluated(self, measures: Measures, best: bool) -> None:
         folder, progress = self._run.folder, self._training.progress
         if best:
             self._run.publish(WEIGHTS, weights_bytes(self._training.model))
-        self._screen.line(progress_line(measures, self._settings.unit, best))
+        self._screen.line(progress_line(measures, self._settings.unit, best), wrap=True)
         append_line(folder / METRICS, json.dumps(_metrics(measures)) + "\n")
         if self._watch is not None:
             self._watch.look()
-            self._screen.line(self._watch.line)
-            for sentence in self._watch.warnings():
-                self._screen.line(f"warning: {sentence}", "yellow")
+            self._tell_error_flow(self._watch)
         text = self._sample(progress.step)
         if text:
             self._screen.sample(text)

@@ -64,18 +64,17 @@ class ErrorWatch:
         return " ".join(_strip(found.by_lag) for found in self._found)
 
     @property
-    def line(self) -> str:
-        """The same with its meaning in words."""
-        parts = [f"{found.name} {_strip(found.by_lag)} {self._fate(found)}" for found in self._found]
-        return f"error flow over {self._bptt} steps: " + "; ".join(parts)
+    def lines(self) -> list[str]:
+        """The same with its meaning in words, a line for each layer."""
+        return [f"error flow, {found.name} {_strip(found.by_lag)} {self._fate(found)}" for found in self._found]
 
     def _fate(self, found: inspect.Reach) -> str:
         if found.vanished_after is not None:
-            return f"vanishes after {_steps(found.vanished_after)}"
+            return f"vanishes after {found.vanished_after} of {_steps(self._bptt)}"
         if found.exploded_after is not None:
-            return f"explodes after {_steps(found.exploded_after)}"
+            return f"explodes after {found.exploded_after} of {_steps(self._bptt)}"
         left = found.by_lag[~found.by_lag.isnan()]
-        return f"{float(left[-1]):.0%} left" if len(left) else "no error"
+        return f"{float(left[-1]):.0%} left after {_steps(self._bptt)}" if len(left) else "no error"
 
     def warnings(self) -> list[str]:
         """A sentence for everything that is wrong and has not been told before."""
@@ -93,9 +92,7 @@ class ErrorWatch:
     def _tell(self, sentences: list[str], found: inspect.Reach, fate: str, steps: int, cure: str) -> None:
         if (found.name, fate) not in self._told:
             self._told.add((found.name, fate))
-            sentences.append(
-                f"error {fate} after {_steps(steps)} in {found.name}, of {self._bptt} steps; consider {cure}"
-            )
+            sentences.append(f"error {fate} after {steps} of {_steps(self._bptt)} in {found.name}; consider {cure}")
 
 
 def _steps(count: int) -> str:
