@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import string
 import struct
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -14,7 +18,8 @@ import torch
 import throughtime as tt
 from throughtime.cli import main
 from throughtime.fonts import FontMissing, families
-from throughtime.inspect.pictures import draw_flow, draw_surprise
+from throughtime.inspect.pictures import draw_flow, draw_heat, draw_lines, draw_surprise
+from throughtime.inspect.words import CHINESE, speaker
 from throughtime.tasks.lm.inspection import Subject
 from throughtime.tasks.lm.run import Run
 from throughtime.tasks.lm.watching import ErrorWatch, _strip
@@ -69,6 +74,118 @@ def test_svg_loss_at_and_a_text_from_a_file(run: Path, tmp_path: Path, monkeypat
 def test_mistakes(words: list[str], status: int, sentence: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(run / "rnn"), *words]) == status
     assert sentence in capsys.readouterr().err
+
+
+def test_a_language_the_command_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["inspect", "run", "the fox", "flow", "--lang", "xx"])
+    assert end.value.code == 2
+    assert "invalid choice 'xx' for argument '--lang'. Expected one of ('en', 'zh')." in capsys.readouterr().err
+
+
+HAN = re.compile(r"[\u4e00-\u9fff]")
+INSPECT = Path(tt.__file__).parent / "inspect"
+
+
+def needs_chinese_font() -> None:
+    try:
+        families("误差")
+    except FontMissing as missing:
+        pytest.skip(str(missing))
+
+
+def phrases() -> set[str]:
+    """Every sentence that the code says."""
+    found = set()
+    for path in [*INSPECT.rglob("*.py"), INSPECT.parent / "tasks" / "lm" / "inspection.py"]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "say":
+                assert isinstance(node.args[0], ast.Constant), f"{path.name}:{node.lineno}: say() needs a sentence"
+                found.add(node.args[0].value)
+    return found
+
+
+def test_every_phrase_has_its_chinese_and_no_other() -> None:
+    assert phrases() == set(CHINESE)
+
+
+@pytest.mark.parametrize("english", CHINESE)
+def test_both_languages_say_the_same_values(english: str) -> None:
+    def places(text: str) -> list[tuple[str | None, str | None]]:
+        return sorted((name, form) for _, name, form, _ in string.Formatter().parse(text) if name is not None)
+
+    assert places(CHINESE[english]) == places(english)
+    letters = re.sub(r"{.*?}", "", english)
+    assert HAN.search(CHINESE[english]) or not re.search(r"[A-Za-z]", letters)
+
+
+def test_a_language_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match='lang should be "en" or "zh", got \'de\''):
+        speaker("de")  # type: ignore[arg-type]
+
+
+OWN_NAMES = {"weight", "sigmoid", "tanh", "relu", "rnn", "lstm", "net"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", ["the lazy fox", "狐狸跳过懒狗"])
+def test_chinese_pictures_hold_no_english(
+    kind: str, text: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Words of the text and names of gates and matrices stay as they are; everything else is Chinese."""
+    needs_chinese_font()
+    for lang in ("zh", "en"):
+        out = tmp_path / f"{lang}.svg"
+        with matplotlib.rc_context({"svg.fonttype": "none"}):
+            assert main(["inspect", str(run / "lstm"), text, kind, "--lang", lang, "--out", str(out)]) == 0
+        said = re.findall(r"<text[^>]*>([^<]*)</text>", out.read_text(encoding="utf-8"))
+        words = {w for line in said for w in re.findall(r"[A-Za-z]{3,}", line)} - set(text.split()) - OWN_NAMES
+        told = capsys.readouterr().out.replace(str(out), "")
+        if lang == "en":
+            assert words
+            assert not HAN.search("".join(set("".join(said)) - set(text)))
+            assert not HAN.search(told)
+        else:
+            assert words == set()
+            assert any(HAN.search(line) for line in said)
+            assert (kind == "flow") == ("第 2 层（LSTM）：误差" in told)
+
+
+def test_heat_and_lines(tmp_path: Path) -> None:
+    table = torch.randn(6, 4)
+    figure = draw_heat({"states": table, "change": table - 1}, range(1, 7))
+    image = figure.axes[0].get_images()[0]
+    np.testing.assert_allclose(image.get_array(), table.T, rtol=1e-6)
+    assert image.get_clim()[1] == -image.get_clim()[0] == pytest.approx((table - 1).abs().max().item())
+    assert [tick.get_text() for tick in figure.axes[1].get_xticklabels()] == list("123456")
+    figure = draw_lines({"a": [4.0, 0.0, 1.0], "b": torch.ones(3)}, "lengths", at=[1, 2, 3], along="round")
+    axes = figure.axes[0]
+    first = axes.get_lines()[0]
+    np.testing.assert_array_equal(first.get_ydata(), [4, np.nan, 1])
+    np.testing.assert_array_equal(first.get_xdata(), [1, 2, 3])
+    assert (axes.get_xlabel(), axes.get_title("left"), axes.get_yscale()) == ("round", "lengths", "log")
+    figure = draw_lines({"p": {"a": [1.0, 2.0, 3.0]}, "q": {"a": [5.0, 7.0]}}, log="", mean=2)
+    left, right = figure.axes
+    assert (left.get_title("left"), right.get_title("left")) == ("p", "q")
+    np.testing.assert_allclose(left.get_lines()[1].get_ydata(), [1.5, 2.5])
+    assert left.get_ylim()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("draw", "told"),
+    [
+        (lambda: draw_heat({"a": np.ones(3)}), r"should have the shape \[T, units\], got \[3\]"),
+        (lambda: draw_heat({"a": np.ones((3, 2)), "b": np.ones((4, 2))}), r"same number of steps, got \[3, 4\]"),
+        (lambda: draw_heat({"a": np.ones((3, 2))}, "ab"), r"got \[3\] and 2 labels"),
+        (lambda: draw_lines({"a": np.ones((3, 2))}), r"should have the shape \[T\], got \[3, 2\]"),
+        (lambda: draw_lines({"a": []}), r"should have the shape \[T\], got \[0\]"),
+        (lambda: draw_lines({"a": [1, 2]}, mean=3), "mean should be 1 to 2 for 'a', got 3"),
+        (lambda: draw_lines({"a": [1, 2]}, at=[1]), "at has 1 places, but 'a' has 2 numbers"),
+    ],
+)
+def test_mistakes_in_numbers_over_time(draw: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        draw()
 
 
 def test_surprise_and_saliency_are_the_models_own(run: Path) -> None:

@@ -6,19 +6,18 @@ import json
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from throughtime.inspect.flow import flow
 from throughtime.inspect.results import LayerFlow
+from throughtime.inspect.words import Lang
 
 LIMIT = 120
 """Most steps T of a page: T copies of the sequence are run at once, with all their values and errors kept."""
 DIGITS = 4
-
-Lang = Literal["en", "zh"]
 
 
 def page_data(

@@ -13,6 +13,7 @@ from torch import Tensor
 from throughtime.inspect.contributions import StepGradients
 from throughtime.inspect.jacobians import Jacobians
 from throughtime.inspect.statistics import GateStatistics, Histogram, Spectrum
+from throughtime.inspect.words import Lang, Say, layer_name, speaker
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ class LayerFlow:
     step_gradients: Mapping[str, StepGradients] = field(repr=False)
     jacobians: Jacobians | None = field(repr=False)
 
+    def called(self, say: Say) -> str:
+        """The name in another language."""
+        return layer_name(say, self.index + 1, self.name.endswith(" backward"))
+
 
 @dataclass(frozen=True)
 class Flow:
@@ -77,25 +82,37 @@ class Flow:
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        count = len(self.lengths)
-        lines = [
-            f"E = {self.loss:.6g} at {_where(self.loss_at)}, {self.steps} steps, {count} sequence{'s'[: count > 1]}"
-        ]
+        return self.summary()
+
+    def summary(self, lang: Lang = "en") -> str:
+        """What was found, in a few lines of words."""
+        say = speaker(lang)
+        where = {"last": say("the last step"), "all": say("all steps")}
+        at = where.get(str(self.loss_at), say("step {step}", step=self.loss_at))
+        begin = {"loss": self.loss, "where": at, "steps": self.steps, "count": len(self.lengths)}
+        if len(self.lengths) == 1:
+            lines = [say("E = {loss:.6g} at {where}, {steps} steps, 1 sequence", **begin)]
+        else:
+            lines = [say("E = {loss:.6g} at {where}, {steps} steps, {count} sequences", **begin)]
         for layer in self.layers:
-            if bool(layer.by_lag[:1].isnan().all()):
-                fate = "no error enters"
-            elif layer.vanished_after is not None:
-                fate = f"error vanishes (below {self.vanished:g}) after {layer.vanished_after} steps"
-            elif layer.exploded_after is not None:
-                fate = f"error explodes (above {self.exploded:g}) after {layer.exploded_after} steps"
-            else:
-                fate = "error reaches through all steps"
+            fate = self._fate(layer, say)
+            lines.append(say("{layer} ({cell}): {fate}", layer=layer.called(say), cell=layer.cell, fate=fate))
             stuck = ", ".join(f"{n} {g.saturated:.0%}" for n, g in layer.gates.items())
-            radius = ", ".join(f"{n} {s.radius:.3g}" for n, s in layer.spectra.items())
-            lines.append(f"{layer.name} ({layer.cell}): {fate}")
-            lines += [f"  saturated: {stuck}"] if stuck else []
-            lines += [f"  spectral radius: {radius}"] if radius else []
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+            radii = ", ".join(f"{n} {s.radius:.3g}" for n, s in layer.spectra.items())
+            lines += [say("  saturated: {gates}", gates=stuck)] if stuck else []
+            lines += [say("  spectral radius: {radii}", radii=radii)] if radii else []
+        return "\n".join([*lines, *(say("note: {note}", note=note) for note in self.notes)])
+
+    def _fate(self, layer: LayerFlow, say: Say) -> str:
+        if bool(layer.by_lag[:1].isnan().all()):
+            return say("no error enters")
+        if layer.vanished_after is not None:
+            share, steps = self.vanished, layer.vanished_after
+            return say("error vanishes (below {share:g}) after {steps} steps", share=share, steps=steps)
+        if layer.exploded_after is not None:
+            share, steps = self.exploded, layer.exploded_after
+            return say("error explodes (above {share:g}) after {steps} steps", share=share, steps=steps)
+        return say("error reaches through all steps")
 
     def to_dict(self, units: bool = False, digits: int = 5) -> dict[str, Any]:
         """Plain lists and numbers, of `digits` significant digits; NaN and infinity become None.
@@ -149,10 +166,6 @@ class Flow:
             "lengths": self.lengths.tolist(), "vanished": self.vanished, "exploded": self.exploded,
             "notes": list(self.notes), "layers": layers,
         }  # fmt: skip
-
-
-def _where(loss_at: str | int) -> str:
-    return {"last": "the last step", "all": "all steps"}.get(str(loss_at), f"step {loss_at}")
 
 
 def _rounded(value: Any, digits: int) -> Any:

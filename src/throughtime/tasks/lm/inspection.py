@@ -15,6 +15,7 @@ from throughtime import inspect
 from throughtime.fonts import FontMissing
 from throughtime.inspect import pictures
 from throughtime.inspect.page import LIMIT, page, page_data
+from throughtime.inspect.words import Lang, Say, layer_name, speaker
 from throughtime.tasks.errors import Failure, UsageError
 from throughtime.tasks.files import write_atomic
 from throughtime.tasks.lm.model import LanguageModel
@@ -123,13 +124,13 @@ def inspect_run(settings: InspectSettings) -> None:
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}: make it, or name another file")
     if settings.kind == "page":
-        _write_page(subject, out)
+        _write_page(subject, out, settings.lang)
         return
     if out.suffix not in (".png", ".svg"):
         raise UsageError(f"--out {out}: give a file that ends in .png or .svg")
     loss_at = _loss_at(settings.loss_at, len(subject.inputs))
     try:
-        figure = _figure(settings.kind, subject, loss_at)
+        figure = _figure(settings.kind, subject, loss_at, settings.lang)
     except FontMissing as error:
         raise Failure(str(error)) from error
     import io
@@ -140,14 +141,13 @@ def inspect_run(settings: InspectSettings) -> None:
     print(out)
 
 
-def _write_page(subject: Subject, out: Path) -> None:
+def _write_page(subject: Subject, out: Path, lang: Lang) -> None:
     if out.suffix != ".html":
         raise UsageError(f"--out {out}: give a file that ends in .html")
     if len(subject.inputs) > LIMIT:
         raise UsageError(f"inspect: the text has {len(subject.inputs)} units: give at most {LIMIT} for a page")
-    data = page_data(
-        subject.model, subject.inputs, subject.read, loss=subject.errors, title=subject.name, notes=subject.guesses()
-    )
+    data = page_data(subject.model, subject.inputs, subject.read, loss=subject.errors, title=subject.name, lang=lang,
+                     notes=subject.guesses())  # fmt: skip
     write_atomic(out, page(data).encode())
     print(out)
 
@@ -167,33 +167,48 @@ def _loss_at(given: str, steps: int) -> str | int:
     return int(given)
 
 
-def _figure(kind: str, subject: Subject, loss_at: Any) -> Figure:
+def _figure(kind: str, subject: Subject, loss_at: Any, lang: Lang) -> Figure:
+    say = speaker(lang)
     if kind == "surprise":
-        return pictures.draw_surprise(subject.surprise(), subject.next, f"{subject.name}: how surprised it was")
+        title = say("{model}: how surprised it was", model=subject.name)
+        return pictures.draw_surprise(subject.surprise(), subject.next, title, lang=lang)
     if kind == "saliency":
-        title = f"{subject.name}: which of the characters read decide each prediction"
-        return pictures.draw_saliency(subject.saliency(), subject.read, subject.next, title)
+        title = say("{model}: which of the characters read decide each prediction", model=subject.name)
+        return pictures.draw_saliency(subject.saliency(), subject.read, subject.next, title, lang=lang)
     if kind == "weights":
-        return pictures.draw_weights(_matrices(subject.model), f"{subject.name}: the matrices of the recurrent layers")
+        title = say("{model}: the matrices of the recurrent layers", model=subject.name)
+        return pictures.draw_weights(_matrices(subject.model, say), title, lang=lang)
     flow = subject.flow(loss_at, jacobians=int(kind == "flow"))
     if kind == "flow":
-        print(flow)
-        where = {"last": f"of the last prediction, {subject.next[-1]!r},", "all": "of all predictions"}
-        which = where.get(str(loss_at), f"of the prediction {subject.next[int(loss_at)]!r} at step {loss_at}"
-                          if isinstance(loss_at, int) else "")  # fmt: skip
-        return pictures.draw_flow(flow, subject.read, f"{subject.name}: how the error {which} flows back")
+        print(flow.summary(lang))
+        return pictures.draw_flow(flow, subject.read, _flow_title(subject, loss_at, say), lang=lang)
     if kind == "states":
-        return pictures.draw_states(flow, subject.read, f"{subject.name}: the states over time")
+        title = say("{model}: the states over time", model=subject.name)
+        return pictures.draw_states(flow, subject.read, title, lang=lang)
     if kind == "gates":
         if not any(f.gates for f in flow.layers):
             raise Failure("inspect gates: nothing that has a name in this cell's step is made by sigmoid, tanh or relu")
-        return pictures.draw_gates(flow, subject.read, f"{subject.name}: gates over time, and how often they are stuck")
+        title = say("{model}: gates over time, and how often they are stuck", model=subject.name)
+        return pictures.draw_gates(flow, subject.read, title, lang=lang)
     if not any(f.spectra for f in flow.layers):
         raise Failure("inspect spectrum: this cell has no square recurrent matrix, so no eigenvalues")
-    return pictures.draw_spectrum(flow, f"{subject.name}: eigenvalues of the recurrent matrices, and the unit circle")
+    title = say("{model}: eigenvalues of the recurrent matrices, and the unit circle", model=subject.name)
+    return pictures.draw_spectrum(flow, title, lang=lang)
 
 
-def _matrices(model: LanguageModel) -> dict[str, dict[str, np.ndarray]]:
+def _flow_title(subject: Subject, loss_at: Any, say: Say) -> str:
+    model = subject.name
+    if loss_at == "all":
+        return say("{model}: how the error of all predictions flows back", model=model)
+    if loss_at == "last":
+        unit = repr(subject.next[-1])
+        return say("{model}: how the error of the last prediction, {unit}, flows back", model=model, unit=unit)
+    unit = repr(subject.next[loss_at])
+    return say("{model}: how the error of the prediction {unit} at step {step} flows back",
+               model=model, unit=unit, step=loss_at)  # fmt: skip
+
+
+def _matrices(model: LanguageModel, say: Say) -> dict[str, dict[str, np.ndarray]]:
     """ "layer 1, weight_hh" -> "r" -> numbers, for every block of rows of every matrix."""
     found: dict[str, dict[str, np.ndarray]] = {}
     layers = 0
@@ -207,5 +222,5 @@ def _matrices(model: LanguageModel) -> dict[str, dict[str, np.ndarray]]:
                     parts = own[spec.name].detach().split([int(sizes.get(w, w)) for _, w in spec.rows])
                     names = [n for n, _ in spec.rows]
                     blocks = {n: p.double().numpy() for n, p in zip(names, parts, strict=True)}
-                    found[f"layer {layers}, {spec.name}"] = blocks
+                    found[f"{layer_name(say, layers)}, {spec.name}"] = blocks
     return found

@@ -124,6 +124,8 @@ class InspectSettings:
     """The picture, .png or .svg, or the .html page. Default: the kind, as flow.png."""
     loss_at: str = "last"
     """The predictions whose error flows back: last, all, or the number of a step from 0."""
+    lang: Literal["en", "zh"] = "en"
+    """Language of what is said around the numbers; the text may be in any."""
 
 
 @dataclass(frozen=True)
