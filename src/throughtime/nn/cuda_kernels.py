@@ -85,7 +85,7 @@ class CudaKernel:
         given = problem(self.recurrence, numbers, self._dtype, rows, every, self.parts)
         wish = cuda_model.wish()
         strides = tuple([None if t is None else t.stride() for t in tensors])
-        addresses = np.array([0 if t is None else t.data_ptr() for t in tensors])
+        addresses = [0 if t is None else t.data_ptr() for t in tensors]
         key = strides, tuple(sampled), steps, rows, origin, samples, id(groups), lengths is None
 
         def run(scheme: Scheme) -> None:
@@ -97,7 +97,8 @@ class CudaKernel:
                 times, item = max(samples, 1), self._dtype.itemsize
                 found = template(memory.words, strides, sampled, groups, reverse, times, item)
                 self._templates[key, scheme] = found
-            self._launch(scheme, memory, filled(found, addresses, len(groups), seeds, lengths), every, tensors)
+            words = np.array(filled(found, addresses, len(groups), seeds, lengths))
+            self._launch(scheme, memory, words, every, tensors)
 
         scheme = self._best.get((given, wish))
         if scheme is None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from throughtime import runtime
@@ -131,7 +130,7 @@ class Kernel:
                 self._calls.clear()
             call = self.prepared(layout, groups, numbers, reverse, steps, rows, threads, sampled, samples)
             self._calls[key] = call
-        call.run(np.array([0 if t is None else t.data_ptr() for t in tensors]), origin, seeds, lengths)
+        call.run([0 if t is None else t.data_ptr() for t in tensors], origin, seeds, lengths)
 
     def prepared(
         self,
@@ -164,7 +163,7 @@ class Kernel:
         layout = [t.stride() for t in tensors]
         front = [1, rows, 1, 1, 0, 0, *numbers]
         found = template(front, layout, [False] * len(tensors), [group], [False], 1, self._bytes)
-        return [int(n) for n in filled(found, np.array([t.data_ptr() for t in tensors]), 1, (), None)]
+        return list(filled(found, [t.data_ptr() for t in tensors], 1, (), None))
 
 
 MOST_CALLS = 64
@@ -172,12 +171,11 @@ MOST_CALLS = 64
 
 
 class Template(NamedTuple):
-    """The numbers of a call but for its addresses, seeds and lengths: `places` are those to which the address of tensor
-    number `slots` is to be added."""
+    """The numbers of a call but for its addresses, seeds and lengths; `places`: where an address belongs, the number of
+    its tensor, and the bytes between that tensor's address and this one."""
 
-    numbers: NDArray[np.int64]
-    places: NDArray[np.int64]
-    slots: NDArray[np.int64]
+    numbers: array[int]
+    places: list[tuple[int, int, int]]
     seeds: list[int]
     lengths: list[int]
 
@@ -202,41 +200,43 @@ class PreparedCall(NamedTuple):
     template: Template
     groups: int
 
-    def run(self, addresses: NDArray[np.int64], origin: int, seeds: Sequence[int], lengths: Tensor | None) -> None:
+    def run(self, addresses: Sequence[int], origin: int, seeds: Sequence[int], lengths: Tensor | None) -> None:
         """`addresses` of all tensors; see `Kernel.__call__`."""
         words = filled(self.template, addresses, self.groups, seeds, lengths)
         words[_ORIGIN] = origin
         with named_range(self.name):
-            failed = self.function(words.__array_interface__["data"][0])
+            failed = self.function(words.buffer_info()[0])
         if failed:
             raise MemoryError(f"{self.name}: no memory for the work space of {words[1]} sequences")
 
 
 def filled(
-    template: Template, addresses: NDArray[np.int64], groups: int, seeds: Sequence[int], lengths: Tensor | None
-) -> NDArray[np.int64]:
+    template: Template, addresses: Sequence[int], groups: int, seeds: Sequence[int], lengths: Tensor | None
+) -> array[int]:
     """The numbers of a call on tensors at these addresses; `groups`: of one sample."""
-    words = template.numbers.copy()
-    words[template.places] += addresses[template.slots]
+    words = template.numbers[:]
+    for place, slot, offset in template.places:
+        words[place] = addresses[slot] + offset
     if seeds:
-        words[template.seeds] = [seeds[g % len(seeds)] for g in range(len(template.seeds))]
+        for g, place in enumerate(template.seeds):
+            words[place] = seeds[g % len(seeds)]
     if lengths is not None:
         step = 0 if lengths.dim() == 1 else lengths.stride(0) * lengths.itemsize
         first = lengths.data_ptr()
-        words[template.lengths] = [first + g // groups * step for g in range(len(template.lengths))]
+        for g, place in enumerate(template.lengths):
+            words[place] = first + g // groups * step
     return words
 
 
 def with_input(call: Template, layout: Sequence[Sequence[int] | None], mapped: Mapped | None) -> Template:
     """A call that also says which reads the kernel maps itself."""
     if mapped is None:
-        return call._replace(numbers=np.append(call.numbers, 0))
+        return call._replace(numbers=call.numbers + array("q", [0]))
     step, row, _ = layout[mapped.slot]  # type: ignore[misc]
     words = (len(mapped.reads), 0, step, row, mapped.depth, *mapped.reads)
     return call._replace(
-        numbers=np.concatenate((call.numbers, words)),
-        places=np.append(call.places, len(call.numbers) + 1),
-        slots=np.append(call.slots, mapped.slot),
+        numbers=call.numbers + array("q", words),
+        places=[*call.places, (len(call.numbers) + 1, mapped.slot, 0)],
     )
 
 
@@ -250,7 +250,8 @@ def template(
     size: int,
 ) -> Template:
     words = list(front)
-    places, slots, seeds, lengths = [], [], [], []
+    places: list[tuple[int, int, int]] = []
+    seeds, lengths = [], []
     for sample in range(times):
         for g, group in enumerate(groups):
             seeds.append(len(words) + 1)
@@ -261,22 +262,22 @@ def template(
                 if strides is None:  # a carry that starts from zero
                     words += (0, 0)
                     continue
-                places.append(len(words))
-                slots.append(slot)
+                place = len(words)
                 if sampled[slot]:
                     offset += sample * strides[0] * size
                     strides = strides[1:]
-                if kind == TIME:
-                    words += (offset, strides[0], strides[1])
+                if kind in (CARRY, MATRIX):
+                    offset += number * strides[0] * size
+                if kind in (TIME, MATRIX):
+                    words += (0, strides[0], strides[1])
                 elif kind == CARRY:
-                    words += (offset + number * strides[0] * size, strides[1])
-                elif kind == MATRIX:
-                    words += (offset + number * strides[0] * size, strides[0], strides[1])
+                    words += (0, strides[1])
                 elif kind == SUM:
-                    words += (offset, strides[0])
+                    words += (0, strides[0])
                 else:
-                    words += (offset, 0, strides[0] if kind == ROW else 0)
-    return Template(np.array(words), np.array(places), np.array(slots), seeds, lengths)
+                    words += (0, 0, strides[0] if kind == ROW else 0)
+                places.append((place, slot, offset))
+    return Template(array("q", words), places, seeds, lengths)
 
 
 def compile_together(kernels: Sequence[Kernel]) -> None:

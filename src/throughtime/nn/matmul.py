@@ -7,12 +7,10 @@ threads, which spin for a while after each and so take the processors from the r
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from throughtime import runtime
@@ -167,22 +165,22 @@ class PreparedProducts:
         self._function = _function(products.name)
         self._rounds = []
         for words in products.rounds:
-            numbers = np.array(_front(words) + words)
-            starts = np.arange(len(numbers) - len(words), len(numbers), _WORDS)
-            places = np.concatenate([starts + k for k in (_LEFT, _RIGHT, _OUT)])
-            slots, numbers[places] = numbers[places] >> _SLOT_BITS, numbers[places] & ((1 << _SLOT_BITS) - 1)
-            counts = np.concatenate([starts + _ROWS, starts + _DEPTH])
-            lists = np.concatenate([starts + _ROW_LIST, starts + _DEPTH_LIST])
-            given = numbers[lists] == _TO_BE_GIVEN
-            counts, lists = counts[given], lists[given]
-            self._rounds.append((numbers, places, slots, counts, lists))
+            numbers = array("q", _front(words) + words)
+            starts = range(len(numbers) - len(words), len(numbers), _WORDS)
+            at = [start + k for start in starts for k in (_LEFT, _RIGHT, _OUT)]
+            places = [(k, numbers[k] >> _SLOT_BITS, numbers[k] & ((1 << _SLOT_BITS) - 1)) for k in at]
+            pairs = ((start + count, start + rows) for start in starts
+                     for count, rows in ((_ROWS, _ROW_LIST), (_DEPTH, _DEPTH_LIST)))  # fmt: skip
+            given = [(count, rows) for count, rows in pairs if numbers[rows] == _TO_BE_GIVEN]
+            self._rounds.append((numbers, places, given))
 
-    def run(self, addresses: NDArray[np.int64], real: Tensor | None) -> None:
+    def run(self, addresses: Sequence[int], real: Tensor | None) -> None:
         """`addresses` of the tensors; `real`: the rows for `REAL`. Raises MemoryError as `Products.run` does."""
-        for numbers, places, slots, counts, lists in self._rounds:
-            words = numbers.copy()
-            words[places] += addresses[slots]
+        for numbers, places, given in self._rounds:
+            words = numbers[:]
+            for place, slot, offset in places:
+                words[place] = addresses[slot] + offset
             if real is not None:
-                words[counts] = len(real)
-                words[lists] = real.data_ptr()
-            _make(self._function, words.__array_interface__["data"][0])
+                for count, rows in given:
+                    words[count], words[rows] = len(real), real.data_ptr()
+            _make(self._function, words.buffer_info()[0])

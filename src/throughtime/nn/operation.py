@@ -45,7 +45,7 @@ def run_flat(job: Job, values: Sequence[Tensor | None], x: Tensor | None = None)
     if not asks_for_derivatives([x, *values]):
         return job.keep, _numbers(job, x, values)
     job = job._replace(keep=True)
-    if _is_transformed():
+    if is_transformed():
         return True, _Transformed.apply(job, *values)  # type: ignore[no-untyped-call]
     return True, _Recur.apply(job, x, *values)  # type: ignore[no-untyped-call]
 
@@ -61,13 +61,13 @@ def asks_for_derivatives(values: Sequence[Tensor | None]) -> bool:
     """Whether the results must be differentiable, or carry tangents."""
     if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in values):
         return True
-    return _is_transformed()
+    return is_transformed()
 
 
 def takes_input(program: Program, x: Tensor) -> bool:
     """Whether `run` may be given the input: in eager code on the CPU, on tensors that hold numbers, for a cell that
     maps it."""
-    if torch.compiler.is_compiling() or _is_transformed():
+    if torch.compiler.is_compiling() or is_transformed():
         return False
     return "net" in program.reads and _is_plain(x)
 
@@ -77,7 +77,7 @@ def _is_plain(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and holds_numbers(tensor)
 
 
-def _is_transformed() -> bool:
+def is_transformed() -> bool:
     return _transforms_active() or forward_ad._current_level >= 0
 
 
@@ -160,7 +160,7 @@ def _backward(
     the gradients somebody asks for; products for the others are not made."""
     last = saved[-1]
     assert last is not None
-    if _is_plain(last) and not (torch.is_grad_enabled() or _is_transformed() or job.samples):
+    if _is_plain(last) and not (torch.is_grad_enabled() or is_transformed() or job.samples):
         return planned_backward.backward(job, saved, grads, x, wanted)
     count = len(saved) - len(grads)
     plan = job.kind.plan(True, last.dtype)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from throughtime.nn import memory
@@ -81,8 +80,8 @@ def layout(tensors: Sequence[Tensor | None]) -> tuple[tuple[int, ...] | None, ..
     return tuple([None if t is None else t.stride() for t in tensors])
 
 
-def addresses_of(tensors: Sequence[Tensor | None]) -> NDArray[np.int64]:
-    return np.array([0 if t is None else t.data_ptr() for t in tensors])
+def addresses_of(tensors: Sequence[Tensor | None]) -> list[int]:
+    return [0 if t is None else t.data_ptr() for t in tensors]
 
 
 def kept_call(calls: dict[object, Any], key: object, make: Callable[[], Any]) -> Any:
@@ -112,8 +111,8 @@ def prepared(
     lying = layout([row.tensors[k] for k in slots])
     threads, reverse = torch.get_num_threads(), kind.group_reverse
     call = plan.kernel.prepared(lying, groups, plan.numbers, reverse, job.steps, job.rows, threads, mapped=mapped)
-    moved = np.array(slots, dtype=np.int64)[call.template.slots]
-    return call._replace(template=call.template._replace(slots=moved))
+    moved = [(place, slots[slot], offset) for place, slot, offset in call.template.places]
+    return call._replace(template=call.template._replace(places=moved))
 
 
 def real_rows(job: Job, lengths: Tensor | None) -> Tensor | None:

@@ -17,6 +17,7 @@ from throughtime.nn.kernels import size_of
 from throughtime.nn.older_graphs import is_recording, recorded, scriptable
 from throughtime.nn.parameters import Parameter
 from throughtime.nn.precision import NARROW, widened
+from throughtime.nn.short import short_call
 from throughtime.nn.signals import add_signals
 from throughtime.nn.stack import run_stack
 from throughtime.nn.trace import Trace
@@ -113,6 +114,7 @@ class Recurrent(nn.Module):
         self.merge, self.reverse, self.connections = merge, reverse, connections
         self.weight_drop, self.heads = float(weight_drop), heads
         self.derived = Derived(self.cell, bias, num_layers, heads, learn_initial_state)
+        self.short_ways: dict[bool, Any] = {}  # by mode; see short.py
         widths = [(self.sizes(level)["input"], self.output_size(level)) for level in range(num_layers)]
         check_connections(connections, merge, bidirectional, reverse, widths)
         made: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -134,11 +136,12 @@ class Recurrent(nn.Module):
         self.reset_parameters()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "derived"}
+        return {k: v for k, v in self.__dict__.items() if k not in ("derived", "short_ways")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.derived = Derived(self.cell, self.bias, self.num_layers, self.heads, self.learn_initial_state)
+        self.short_ways = {}
 
     def reset_parameters(self) -> None:
         """Draws new weights; see `tt.init.default_`."""
@@ -257,6 +260,10 @@ class Recurrent(nn.Module):
         """
         if is_recording(input):
             return recorded(self, input, state, {"lengths": lengths, "return_all": return_all, **signals})
+        if lengths is None and not return_all and not signals:
+            done = short_call(self, input, state)
+            if done is not None:
+                return done
         call = shapes.prepare(self, input, state, lengths)
         add_signals(self, call, signals)
         trace = None

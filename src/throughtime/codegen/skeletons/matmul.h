@@ -93,15 +93,17 @@ struct Rectangle {
       for (int64_t j = c; j < c_end; j += panel<T>)
         for (int64_t i = r; i < r_end; i += tile_rows) {
           const int tall = int(r_end - i < tile_rows ? r_end - i : tile_rows);
-          const T* from[tile_rows];
+          const T *from[tile_rows], *panels = right + (j - c) * depth;
           T* to[tile_rows];
           if (direct && j == c) prefetch_rows(i + tile_rows, k, depth);
           for (int v = 0; v < tall; ++v) {
             from[v] = direct ? left_row(i + v) + k : left + (i - r) * depth + v;
             to[v] = product.out + product.row(i + v) * product.out_step + j;
           }
-          strip_rows<T, tile_rows>(tall, from, direct ? 1 : tile_rows, right + (j - c) * depth, depth, to, c_end - j,
-                                   start);
+          if (direct)
+            strip_rows<T, tile_rows>(tall, from, 1, panels, depth, to, c_end - j, start);
+          else
+            strip_rows<T, tile_rows, true>(tall, from, tile_rows, panels, depth, to, c_end - j, start);
         }
     }
   }
@@ -112,6 +114,14 @@ struct Rectangle {
   void prefetch_rows(int64_t i, int64_t k, int64_t depth) const {
     for (int64_t v = i; v < i + tile_rows && v < row1; ++v)
       for (int64_t d = 0; d < depth; d += 64 / int64_t(sizeof(T))) __builtin_prefetch(left_row(v) + k + d);
+  }
+
+  // What packing reads a few steps of depth later: `count` elements from `first` on. The processor does not foresee them,
+  // as rows of a larger matrix lie apart.
+  void prefetch_step(const T* data, int64_t step_size, int64_t k, int64_t first, int64_t count) const {
+    const int64_t later = k + 8 < product.depth ? k + 8 : k;
+    const T* from = data + product.step(later) * step_size + first;
+    for (int64_t j = 0; j < count; j += 64 / int64_t(sizeof(T))) __builtin_prefetch(from + j);
   }
 
   // Panels one after the other. Memory is read in the order in which it lies.
@@ -127,10 +137,14 @@ struct Rectangle {
     for (int64_t d = 0; d < depth; ++d) {
       const T* from = m.data + product.step(k + d) * m.row_step;
       T* to = right + d * panel<T>;
+      if (m.column_step == 1) prefetch_step(m.data, m.row_step, k + d, c, c_end - c);
       for (int64_t j = c; j < whole; j += panel<T>) memcpy(to + (j - c) * depth, from + j, panel<T> * sizeof(T));
-      for (int64_t j = whole; j < c_end; j += panel<T>)
-        for (int64_t v = 0; v < panel<T>; ++v)
-          to[(j - c) * depth + v] = j + v < c_end ? from[(j + v) * m.column_step] : T(0);
+      for (int64_t j = whole; j < c_end; j += panel<T>) {
+        T some[panel<T>] = {};
+        const int64_t count = c_end - j < panel<T> ? c_end - j : panel<T>;
+        for (int64_t v = 0; v < count; ++v) some[v] = from[(j + v) * m.column_step];
+        memcpy(to + (j - c) * depth, some, sizeof some);
+      }
     }
   }
 
@@ -140,6 +154,7 @@ struct Rectangle {
     const int64_t whole = m.row_step == 1 && !product.row_list ? (r_end - r) / tile_rows * tile_rows : 0;
     for (int64_t d = 0; d < depth; ++d) {
       const T* from = m.data + product.step(k + d) * m.column_step;
+      if (whole) prefetch_step(m.data, m.column_step, k + d, r, r_end - r);
       for (int64_t i = 0; i < whole; i += tile_rows)
         memcpy(left + i * depth + d * tile_rows, from + r + i, tile_rows * sizeof(T));
       for (int64_t i = whole; i < r_end - r; ++i)
@@ -159,7 +174,7 @@ struct Products {
   static void cut(MatrixProduct<T>& p, int64_t threads) {
     const int64_t work = p.rows * p.columns * p.depth;
     int64_t tasks = threads > 1 ? 1 + work / 2000000 : 1;
-    if (tasks > 2 * threads) tasks = 2 * threads;
+    if (tasks > threads) tasks = threads;
     p.row_tasks = p.column_tasks = 1;
     while (p.row_tasks * p.column_tasks * 2 <= tasks) {
       const int64_t tall = p.rows / p.row_tasks, wide = p.columns / p.column_tasks;
@@ -198,16 +213,24 @@ struct Products {
   }
 };
 
+// Multiply-adds that are done before another thread has woken.
+inline constexpr int64_t alone = 3000000;
+
 template <class T>
 int run_products(const int64_t* a) {
-  const int64_t count = a[0], threads = a[1];
+  const int64_t count = a[0];
+  int64_t threads = a[1];
   const Parallel parallel = (Parallel)a[2];
   a += 3;
   Products<T> products = {count, (MatrixProduct<T>*)malloc(size_t(count) * sizeof(MatrixProduct<T>)), 0};
   if (!products.all) return 1;
-  int64_t tasks = 0;
+  int64_t tasks = 0, work = 0;
   for (int64_t k = 0; k < count; ++k) {
     a = products.all[k].parse(a);
+    work += products.all[k].rows * products.all[k].columns * products.all[k].depth;
+  }
+  if (work < alone) threads = 1;
+  for (int64_t k = 0; k < count; ++k) {
     Products<T>::cut(products.all[k], threads);
     tasks += products.all[k].row_tasks * products.all[k].column_tasks;
   }

@@ -10,8 +10,9 @@ inline constexpr int64_t piece = 64;
 
 enum class Start { zero, go_on, add };  // what a chain begins with: 0; what stands in `out`; 0, and `out` is added last
 
-// Rows x one panel of the result. `left` and `out` hold the rows' addresses, `step` the distance of left's elements.
-template <class T, int Rows>
+// Rows x one panel of the result. `left` and `out` hold the rows' addresses, `step` the distance of left's elements. If
+// `Packed`, left's rows lie side by side from left[0] on, so that one register holds the address of them all.
+template <class T, int Rows, bool Packed = false>
 void strip(const T* const* left, int64_t step, const T* packed, int64_t depth, T* const* out, int64_t columns,
            Start start) {
   Vec<T> sum[Rows][2] = {};
@@ -39,7 +40,7 @@ void strip(const T* const* left, int64_t step, const T* packed, int64_t depth, T
     const Vec<T> first = load(packed), second = load(packed + lanes<T>);
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
-      const Vec<T> value = splat(vector[r][at]);
+      const Vec<T> value = splat(Packed ? vector[0][at + r] : vector[r][at]);
       sum[r][0] = fma(value, first, sum[r][0]);
       sum[r][1] = fma(value, second, sum[r][1]);
     }
@@ -61,13 +62,13 @@ void strip(const T* const* left, int64_t step, const T* packed, int64_t depth, T
     }
 }
 
-template <class T, int Rows>
+template <class T, int Rows, bool Packed = false>
 TT_INLINE void strip_rows(int rows, const T* const* left, int64_t step, const T* packed, int64_t depth, T* const* out,
                           int64_t columns, Start start) {
   if constexpr (Rows > 1) {
-    if (rows < Rows) return strip_rows<T, Rows - 1>(rows, left, step, packed, depth, out, columns, start);
+    if (rows < Rows) return strip_rows<T, Rows - 1, Packed>(rows, left, step, packed, depth, out, columns, start);
   }
-  strip<T, Rows>(left, step, packed, depth, out, columns, start);
+  strip<T, Rows, Packed>(left, step, packed, depth, out, columns, start);
 }
 
 }  // namespace tt

@@ -1,0 +1,123 @@
+"""The short way of the commonest call: a tensor of whole sequences in eager code, without lengths, noise or signals.
+
+What the long way (`shapes.py`, `stack.py`) finds out about such a call follows from the layer and its mode. It is found
+out once; a call of few steps takes less time than finding it out would. The results are the same bits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.nn.calls import Job, Kind
+from throughtime.nn.operation import is_transformed, run_flat
+from throughtime.nn.stack import bias_of
+from throughtime.nn.states import stacked
+
+if TYPE_CHECKING:
+    from throughtime.nn.recurrent import Recurrent
+
+_PLAIN = (Tensor, nn.Parameter)
+_KINDS = (torch.float32, torch.float64)
+_BIAS = "bias"
+
+
+class _Level(NamedTuple):
+    """One layer of the stack: the parameters' names in the order of the operation's operands, `_BIAS` for what
+    `bias_of` makes of those of each direction."""
+
+    kind: Kind
+    operands: list[list[str]]
+    biases: list[dict[str, str]]
+
+
+def short_call(layer: Recurrent, input: Any, state: Any) -> tuple[Tensor, Any] | None:
+    """What `layer(input, state)` returns; None where it must go the long way, which also says what is wrong."""
+    if torch.compiler.is_compiling() or type(input) not in _PLAIN or input.dim() != 3 or not input.is_cpu:
+        return None
+    training = layer.training
+    levels = layer.short_ways.get(training)
+    if levels is None:
+        levels = layer.short_ways[training] = _levels(layer, training)
+    x = input.transpose(0, 1) if layer.batch_first else input
+    steps, rows, width = x.shape
+    dtype, parameters = x.dtype, layer._parameters
+    if (
+        not levels
+        or (width != layer.input_size or dtype not in _KINDS or not steps or not rows)
+        or (layer.backend != "compiled" or layer.recompute is not None)
+        or (training and (layer.weight_drop or (layer.dropout and len(levels) > 1)))
+        or (torch.is_autocast_enabled("cpu") or is_transformed() or torch._C._len_torch_dispatch_stack())
+    ):
+        return None
+    starts = _starts(layer, state, rows, dtype)
+    if starts is None:
+        return None
+    ends = []
+    for number, level in enumerate(levels):
+        values: list[Tensor | None] = [None, None, *starts[number]]
+        for names, biases in zip(level.operands, level.biases, strict=True):
+            for name in names:
+                value = bias_of(layer, {n: getattr(layer, p) for n, p in biases.items()}) if name is _BIAS else (
+                    parameters.get(name))  # fmt: skip
+                if type(value) not in _PLAIN or value.dtype != dtype or not value.is_cpu:  # type: ignore[union-attr]
+                    return None
+                values.append(value)
+        job = Job(level.kind, steps, rows, layer.batch_first)
+        keep, results = run_flat(job, values, x)
+        plan = level.kind.plan(keep, dtype)
+        x, first = results[0], len(plan.joint_writes)
+        ends.append(list(results[first : first + len(plan.ends)]))
+    states = stacked(layer, ends)
+    return x.transpose(0, 1) if layer.batch_first else x, tuple(states) if len(states) > 1 else states[0]
+
+
+def _levels(layer: Recurrent, training: bool) -> list[_Level]:
+    """The layers of the stack; none if it has something that only the long way knows."""
+    derived = layer.derived
+    if (
+        derived.signals
+        or derived.noisy[training]
+        or layer.learn_initial_state
+        or layer.connections is not None
+        or (layer.directions > 1 and layer.merge != "concat")
+    ):
+        return []
+    directions = tuple(range(layer.directions))
+    reverse = tuple(layer.runs_backwards(d) for d in directions)
+    levels = []
+    for number in range(layer.num_layers):
+        kind = derived.kind(layer.sizes(number), reverse, directions, training)
+        if "net" not in kind.program.reads or "x" in kind.program.reads or kind.program.joint:
+            return []
+        operands, biases = [], []
+        for d in directions:
+            names = {"net": "weight_ih"}
+            own = [_BIAS if n == _BIAS else layer._name(names.get(n, n), number, d) for n in kind.program.own]
+            operands.append(own + [layer._name(n, number, d) for n in derived.loops[training]])
+            biases.append({n: layer._name(n, number, d) for n in derived.biases})
+        levels.append(_Level(kind, operands, biases))
+    return levels
+
+
+def _starts(layer: Recurrent, state: Any, rows: int, dtype: torch.dtype) -> list[list[Tensor | None]] | None:
+    """For each layer the states before the first step; None where they are none that the short way knows."""
+    sizes, count, directions = layer.state_sizes, layer.num_layers, layer.directions
+    if state is None:
+        return [[None] * len(sizes)] * count
+    parts = state if isinstance(state, tuple) else (state,)
+    if not layer.uniform or len(parts) != len(sizes):
+        return None
+    for part, size in zip(parts, sizes, strict=True):
+        if type(part) not in _PLAIN or part.dtype != dtype or not part.is_cpu:
+            return None
+        if part.shape != (count * directions, rows, size):
+            return None
+    if count == 1:
+        return [list(parts)]
+    return [[p[k * directions : (k + 1) * directions] for p in parts] for k in range(count)]
+
+
+__all__ = ["short_call"]
