@@ -136,7 +136,7 @@ def draw_spectrum(flow: Flow, title: str = "", *, lang: Lang = "en") -> Figure:
             axes.scatter(values.real[outside], values.imag[outside], s=11, color=ALARM, linewidth=0, alpha=0.8)
             axes.set_aspect("equal", adjustable="datalim")
             told = say(
-                "{matrix}: {outside} of {count} outside,\nlargest |λ| {radius:.2f}",
+                "{matrix}, {outside} of {count} outside,\nlargest |λ| {radius:.2f}",
                 matrix=name, outside=outside.sum(), count=len(values), radius=found.radius,
             )  # fmt: skip
             titled(axes, say("{layer}: {told}", layer=layer.called(say), told=told))
