@@ -270,6 +270,21 @@ def test_language_and_theme_can_be_switched(window: Browser) -> None:
     assert window.complaints() == []
 
 
+def test_a_long_text_opens_at_the_chosen_step_and_all_rows_move_together(window: Browser, tmp_path: Path) -> None:
+    write_page(page_data(tt.RNN(2, 3), torch.randn(90, 1, 2), "x" * 90, lang="zh"), tmp_path / "long.html")
+    window.open(tmp_path / "long.html")
+    assert "误差从哪里来" in text(window, "h2")
+    left = "return [...document.querySelectorAll('.scroll')].map(one => one.scrollLeft)"
+    wait = "return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    window.run(wait)
+    ends = window.run(left)
+    assert min(ends) == max(ends) > 1000
+    window.run("document.querySelectorAll('.scroll')[2].scrollLeft = 200")
+    window.run(wait)
+    assert window.run(left) == [200, 200, 200]
+    assert window.complaints() == []
+
+
 def test_the_command_writes_the_page_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("春天来了，河边的柳树先绿了。\n" * 40, encoding="utf-8")
