@@ -56,18 +56,21 @@ PAGES = ["how-it-works.md", "add-a-cell.md"]
 def test_the_code_of_a_page_runs(page: str, tmp_path: Path) -> None:
     blocks = blocks_of((DOCS / page).read_text(encoding="utf-8"))
     assert len(blocks) >= 4
-    run(blocks, page, tmp_path)
+    run({page: blocks}, tmp_path)
 
 
 def test_a_block_that_fails_is_found(tmp_path: Path) -> None:
-    good = Block("python", "import matplotlib.pyplot as p\np.plot([1, 2])\np.title('rise')\nprint('é')", 3)
-    printed = run([good, Block("sh", "echo 是", 9)], "page.md", tmp_path)
-    assert [outcome.printed for outcome in printed] == ["é\n", "是\n"]
-    assert printed[0].figures[0][0] == "rise"
-    assert printed[0].figures[0][1].startswith("<svg")
+    drawing = "from throughtime.inspect.pictures import draw_lines\nprint('é')\ndraw_lines({'a': [1, 2]}, 'rise')"
+    good = Block("python", drawing, 3)
+    writing = Block("sh", "echo 是\necho page > a.html", 9)
+    (outcomes,) = run({"page.md": [good, writing]}, tmp_path).values()
+    assert [outcome.printed for outcome in outcomes] == ["é\n", "是\n"]
+    assert outcomes[0].figures[0][0] == "rise"
+    assert outcomes[0].figures[0][1].startswith("<svg")
+    assert [outcome.written for outcome in outcomes] == [{}, {"a.html": b"page\n"}]
     for bad in (Block("python", "assert False", 20), Block("sh", "false\ntrue", 20)):
         with pytest.raises(BlockFailed, match="the block at line 20 failed"):
-            run([good, bad], "page.md", tmp_path)
+            run({"page.md": [good, bad]}, tmp_path)
 
 
 def test_blocks_of_a_page() -> None:

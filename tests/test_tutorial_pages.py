@@ -10,14 +10,16 @@ import pytest
 import torch
 
 import throughtime as tt
+from throughtime.fonts import FontMissing, families
 
 DOCS = Path(__file__).parents[1] / "docs"
 TUTORIAL = DOCS / "tutorial"
 sys.path.insert(0, str(DOCS / "_ext"))
 
-from running import blocks_of, essence, run  # noqa: E402
+from running import Block, blocks_of, essence, run  # noqa: E402
 
 CHAPTERS = re.findall(r"^([a-z-]+)$", (TUTORIAL / "en" / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+HAN = re.compile(r"[\u4e00-\u9fff]")
 MARKER = re.compile(r"^```\{formulas\} (\S+)\n((?::\w+:.*\n)*)```$", re.MULTILINE)
 
 
@@ -32,18 +34,66 @@ def test_the_chapters_are_the_files() -> None:
         assert re.findall(r"^([a-z-]+)$", page(language, "index"), re.MULTILINE) == CHAPTERS
 
 
+def languages() -> list[str]:
+    """Those whose letters can be drawn here."""
+    try:
+        families("误差")
+    except FontMissing:
+        return ["en"]
+    return ["en", "zh"]
+
+
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_every_block_runs_and_every_claim_holds(name: str, tmp_path: Path) -> None:
-    text = page("en", name)
-    assert re.search(r"^ *assert ", text, re.MULTILINE), "a chapter proves what it says"
+    assert re.search(r"^ *assert ", page("en", name), re.MULTILINE), "a chapter proves what it says"
+    pages = {f"{language}/{name}": blocks_of(page(language, name)) for language in languages()}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        outcomes = run(blocks_of(text), f"tutorial/en/{name}.md", tmp_path)
+        found = run(pages, tmp_path)
     finally:
         torch.set_num_threads(threads)
-    drawing = [o for o, b in zip(outcomes, blocks_of(text), strict=True) if "plt.subplots" in b.text]
-    assert all(len(outcome.figures) == 1 for outcome in drawing)
+    for language, outcomes in zip(languages(), found.values(), strict=True):
+        own = pages[f"{language}/{name}"]
+        drawing = [o for o, b in zip(outcomes, own, strict=True) if re.search(r"^draw_\w+\(", b.text, re.MULTILINE)]
+        for outcome in drawing:
+            ((told, svg),) = outcome.figures
+            letters = set(HAN.findall(svg)) - set("种子记得去年的春")  # the text that is read
+            assert bool(HAN.search(told)) == bool(letters) == (language == "zh")
+        written = {file for outcome in outcomes for file in outcome.written}
+        assert written == WRITTEN.get(name, set())
+        for outcome in outcomes:
+            for content in outcome.written.values():
+                assert f'"lang":"{language}"' in content.decode()
+
+
+WRITTEN = {"horizontal": {"error-flow.html"}, "language-model": {"reading.html"}}
+
+
+def test_links_to_pages_that_blocks_write() -> None:
+    """Sphinx does not see these links, which are HTML."""
+    pages = {f"tutorial/{language}/{file}" for language in ("en", "zh") for files in WRITTEN.values() for file in files}
+    linked = set()
+    for path in DOCS.rglob("*.md"):
+        for link in re.findall(r'<a href="([^":]+)"', path.read_text(encoding="utf-8")):
+            linked.add(str((path.parent / link).resolve().relative_to(DOCS.resolve())))
+    assert linked
+    assert linked <= pages
+
+
+def test_what_translations_may_differ_in() -> None:
+    def same(one: str, other: str, kind: str = "python") -> bool:
+        return essence(Block(kind, one, 1)) == essence(Block(kind, other, 1))
+
+    assert same("draw_lines({'loss': a}, 'the loss')", "draw_lines({'损失': a}, '损失', lang='zh')")
+    assert same("draw_heat({f'layer {k}': a})", "draw_heat({f'第 {k} 层': a}, lang=\"zh\")")
+    assert same("print(flow.summary())", "print(flow.summary(lang='zh'))  # 总结")
+    assert same("throughtime inspect r x page --lang en", "throughtime inspect r x page --lang zh", "sh")
+    assert not same("print('loss')", "print('损失')")
+    assert not same("draw_lines({'loss': a})", "draw_lines({'损失': b})")
+    assert not same("draw_lines(t['h'])", "draw_lines(t['c'])")
+    assert not same("draw_lines({'a': b}, log='x')", "draw_lines({'a': b}, log='y')")
+    assert not same("throughtime inspect r x page", "throughtime inspect r y page", "sh")
 
 
 def skeleton(text: str) -> list[str]:

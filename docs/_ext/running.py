@@ -1,6 +1,7 @@
 """Runs the code of a page: its ```python and ```sh blocks, in their order, in one namespace and one folder.
 
-`throughtime` in an sh block is this project's command line. Figures that a block leaves open are its pictures.
+`throughtime` in an sh block is this project's command line. A block that ends in a figure, as a notebook's cell does,
+shows it; HTML files that a block writes are shown as links.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -35,10 +36,11 @@ class Block:
 
 @dataclass
 class Outcome:
-    """What a block printed, and its figures as SVG with what each shows in words."""
+    """What a block printed, its figure as SVG with what it shows in words, and the HTML files that it wrote."""
 
     printed: str = ""
     figures: list[tuple[str, str]] = field(default_factory=list)
+    written: dict[str, bytes] = field(default_factory=dict)
 
 
 class BlockFailed(Exception):
@@ -50,41 +52,100 @@ def blocks_of(markdown: str) -> list[Block]:
     return [Block(m[1], m[2], markdown.count("\n", 0, m.start()) + 2) for m in FENCE.finditer(markdown)]
 
 
+def spoken(block: Block) -> str:
+    """The code without its comments and docstrings: equal where two languages show the same."""
+    return block.text if block.language == "sh" else ast.unparse(_Comments().visit(ast.parse(block.text)))
+
+
 def essence(block: Block) -> str:
-    """The code without its comments and docstrings: equal for the same code explained in two languages."""
+    """The same without the language it asks for and the words in its pictures: equal for the same code in a page and in
+    its translation."""
     if block.language == "sh":
-        return block.text
-    tree = ast.parse(block.text)
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
+        return re.sub(r" --lang (en|zh)\b", "", block.text)
+    return ast.unparse(_Words().visit(ast.parse(block.text)))
+
+
+class _Comments(ast.NodeTransformer):
+    """Takes docstrings out."""
+
+    def _documented(self, node: Any) -> Any:
+        if ast.get_docstring(node) is not None:
             node.body[:1] = []
-    return ast.unparse(tree)
+        return self.generic_visit(node)
+
+    visit_FunctionDef = visit_ClassDef = _documented
 
 
-def run(blocks: Sequence[Block], page: str, folder: Path) -> list[Outcome]:
-    """Runs the blocks in the folder, into which the texts beside the tutorial are copied. Raises BlockFailed."""
-    import matplotlib
+class _Words(_Comments):
+    """Takes out `lang=` and, in calls that draw or write a page, every text but those that choose something."""
 
-    matplotlib.use("agg")
+    _labels = False
+
+    def visit_Call(self, node: ast.Call) -> Any:
+        before = self._labels
+        name = ast.unparse(node.func)
+        self._labels |= name.startswith("draw_") or name == "page_data"
+        node.keywords = [k for k in node.keywords if k.arg != "lang"]
+        self.generic_visit(node)
+        self._labels = before
+        return node
+
+    def visit_keyword(self, node: ast.keyword) -> Any:
+        return node if node.arg == "log" else self.generic_visit(node)
+
+    def visit_Subscript(self, node: ast.Subscript) -> Any:
+        node.value = self.visit(node.value)
+        return node
+
+    def visit_Constant(self, node: ast.Constant) -> Any:
+        return ast.Constant("") if self._labels and isinstance(node.value, str) else node
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> Any:
+        if self._labels:
+            node.values = [part for part in node.values if isinstance(part, ast.FormattedValue)]
+        return node
+
+
+def run(pages: Mapping[str, Sequence[Block]], folder: Path) -> dict[str, list[Outcome]]:
+    """Runs the blocks of a page in the folder, into which the texts beside the tutorial are copied. Further pages are
+    its translations: where they say something else, that block is run too, right after the first page's.
+    Raises BlockFailed."""
     for text in TEXTS.glob("*.txt"):
         shutil.copy(text, folder)
-    found = []
+    found: dict[str, list[Outcome]] = {page: [] for page in pages}
+    first = next(iter(pages))
     with contextlib.chdir(folder), _page_as_module(folder) as namespace:
-        for block in blocks:
-            try:
-                found.append(_run_sh(block) if block.language == "sh" else _run_python(block, page, namespace))
-            except Exception as error:
-                told = f"{type(error).__name__}: {error}"
-                raise BlockFailed(f"{page}: the block at line {block.line} failed: {told}") from error
+        for versions in zip(*pages.values(), strict=True):
+            for page, block in zip(pages, versions, strict=True):
+                same = page != first and spoken(block) == spoken(versions[0])
+                found[page].append(found[first][-1] if same else _run(block, page, namespace, folder))
     return found
 
 
+def _run(block: Block, page: str, namespace: dict[str, Any], folder: Path) -> Outcome:
+    try:
+        outcome = _run_sh(block) if block.language == "sh" else _run_python(block, page, namespace)
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        raise BlockFailed(f"{page}: the block at line {block.line} failed: {told}") from error
+    for file in folder.glob("*.html"):
+        outcome.written[file.name] = file.read_bytes()
+        file.unlink()
+    return outcome
+
+
 def _run_python(block: Block, page: str, namespace: dict[str, Any]) -> Outcome:
-    # Empty lines before it, so that a traceback names the line of the page.
-    code = compile("\n" * (block.line - 1) + block.text, page, "exec")
+    from matplotlib.figure import Figure
+
+    tree = ast.parse(block.text)
+    ast.increment_lineno(tree, block.line - 1)  # so that a traceback names the line of the page
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    value = None
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(code, namespace)
-    return Outcome(printed.getvalue(), _figures())
+        exec(compile(tree, page, "exec"), namespace)
+        if isinstance(last, ast.Expr):
+            value = eval(compile(ast.Expression(last.value), page, "eval"), namespace)
+    return Outcome(printed.getvalue(), [_svg(value)] if isinstance(value, Figure) else [])
 
 
 def _run_sh(block: Block) -> Outcome:
@@ -102,21 +163,14 @@ def _run_sh(block: Block) -> Outcome:
     return Outcome(done.stdout)
 
 
-def _figures() -> list[tuple[str, str]]:
-    from matplotlib import pyplot
-
-    found = []
-    for number in pyplot.get_fignums():
-        figure = pyplot.figure(number)
-        titles = [figure.get_suptitle(), *(axes.get_title() for axes in figure.axes)]
-        stream = io.StringIO()
-        # Text stays text: a reader can search it, and the browser has the letters of every language.
-        with matplotlib_settings():
-            figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
-        svg = stream.getvalue()
-        found.append(("; ".join(filter(None, titles)), svg[svg.index("<svg") :]))
-    pyplot.close("all")
-    return found
+def _svg(figure: Any) -> tuple[str, str]:
+    titles = [figure.get_suptitle(), *(axes.get_title("left") for axes in figure.axes)]
+    stream = io.StringIO()
+    # Text stays text: a reader can search it, and the browser has the letters of every language.
+    with matplotlib_settings():
+        figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
+    svg = stream.getvalue()
+    return "; ".join(filter(None, titles)), svg[svg.index("<svg") :]
 
 
 def matplotlib_settings() -> Any:

@@ -58,11 +58,11 @@ def flow(
         raise ValueError(f'loss_at should be "last", "all" or the number of a step from 0, got {loss_at!r}')
     with torch.random.fork_rng(devices=[]), differentiable(model) as parameters:
         output, recordings = record(model, batch, given)
-        errors = _step_errors(output, recordings[0], loss)
+        errors = step_errors(output, recordings[0], loss)
         real = recordings[0].real
         if isinstance(loss_at, int) and loss_at >= int(real.sum(0).max()):
             raise ValueError(f"loss_at is step {loss_at}, but the longest sequence has {int(real.sum(0).max())} steps")
-        passes = _Passes(recordings, parameters, errors, real)
+        passes = Passes(recordings, parameters, errors, real)
         main = passes.run(loss_at)
         probes = {reverse: passes.run(_probe(loss_at, reverse)) for reverse in _directions(recordings)}
     notes: list[str] = []
@@ -106,8 +106,8 @@ def reach(
     watching a training. Arguments are those of `flow`; layers that run backwards in time are left out."""
     with torch.random.fork_rng(devices=[]), differentiable(model) as parameters:
         output, recordings = record(model, batch, given)
-        errors = _step_errors(output, recordings[0], loss)
-        found = _Passes(recordings, parameters, errors, recordings[0].real, keep=False).run("last")
+        errors = step_errors(output, recordings[0], loss)
+        found = Passes(recordings, parameters, errors, recordings[0].real, keep=False).run("last")
     result = []
     first = 0
     for number, recording in enumerate(recordings):
@@ -122,7 +122,7 @@ def reach(
     return result
 
 
-def _step_errors(output: Any, recording: Recording, loss: Callable[[Any], Tensor] | None) -> Tensor:
+def step_errors(output: Any, recording: Recording, loss: Callable[[Any], Tensor] | None) -> Tensor:
     """E_t of each step and sequence [T, B]."""
     if isinstance(output, tuple) and not isinstance(output, PackedSequence):
         output = output[0]
@@ -171,7 +171,7 @@ Errors = dict[tuple[int, int], tuple[dict[str, Tensor], Tensor]]
 
 
 @dataclass
-class _Passes:
+class Passes:
     """Backward passes of the same run, for the errors of different steps."""
 
     recordings: list[Recording]

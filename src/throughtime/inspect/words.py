@@ -55,12 +55,12 @@ CHINESE = {
         "{gate}（{function}）：{low:.0%} {below}，{high:.0%} {above}"
     ),
     "{gate} ({function}): {low:.0%} {below}": "{gate}（{function}）：{low:.0%} {below}",
-    "share of steps {which}": "{which}的步所占比例",
+    "share of steps {which}": "{which} 的步所占比例",
     "{matrix}: σ = {spread:.2f}": "{matrix}：σ = {spread:.2f}",
     "{count} columns": "{count} 列",
     "{count} rows": "{count} 行",
-    "{matrix}: {outside} of {count} outside,\nlargest |λ| {radius:.2f}": (
-        "{matrix}：{count} 个特征值，\n圆外 {outside} 个，最大 |λ| {radius:.2f}"
+    "{matrix}, {outside} of {count} outside,\nlargest |λ| {radius:.2f}": (
+        "{matrix} 的 {count} 个特征值，\n圆外 {outside} 个，最大 |λ| {radius:.2f}"
     ),
     "real part of λ": "λ 的实部",
     "imaginary part of λ": "λ 的虚部",
@@ -76,7 +76,7 @@ CHINESE = {
         "{model}：第 {step} 步预测 {unit} 的误差怎样往回传递"
     ),
     "{model}: the states over time": "{model}：隐藏状态随时间的变化",
-    "{model}: gates over time, and how often they are stuck": "{model}：门随时间的变化，以及多常饱和",
+    "{model}: gates over time, and how often they are stuck": "{model}：门随时间的变化，以及饱和的频率",
     "{model}: the matrices of the recurrent layers": "{model}：循环层的权重矩阵",
     "{model}: eigenvalues of the recurrent matrices, and the unit circle": "{model}：循环权重矩阵的特征值和单位圆",
     "{model}: which of the characters read decide each prediction": "{model}：读过的哪些字符决定每一次预测",

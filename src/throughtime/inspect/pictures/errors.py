@@ -76,7 +76,7 @@ def _errors(axes: Axes, flow: Flow, layer: LayerFlow, sequence: int, say: Say, l
     line(down, color=DOWN, linewidth=1.2, marker="s", markersize=3, label=say("from above (vertical)"))
     axes.set_yscale("log")
     lowest = total[total > floor].min() if (total > floor).any() else floor
-    axes.set_ylim(max(floor, lowest / 3), largest * 3)
+    axes.set_ylim(max(floor, lowest / 20), largest * 3)
     axes.set_ylabel(f"‖∂E/∂{output}‖")
     told, color = _fate(flow, layer, say)
     titled(axes, say("{layer}: {told}", layer=layer.called(say), told=told), color=color)

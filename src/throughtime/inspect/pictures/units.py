@@ -139,7 +139,7 @@ def draw_spectrum(flow: Flow, title: str = "", *, lang: Lang = "en") -> Figure:
             side = 1.1 * max(1.0, float(np.abs(values).max()))
             axes.set(xlim=(-side, side), ylim=(-side, side), box_aspect=1)
             told = say(
-                "{matrix}: {outside} of {count} outside,\nlargest |λ| {radius:.2f}",
+                "{matrix}, {outside} of {count} outside,\nlargest |λ| {radius:.2f}",
                 matrix=name, outside=outside.sum(), count=len(values), radius=found.radius,
             )  # fmt: skip
             titled(axes, say("{layer}: {told}", layer=layer.called(say), told=told))

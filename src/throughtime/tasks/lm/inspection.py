@@ -14,7 +14,7 @@ from torch import Tensor
 from throughtime import inspect
 from throughtime.fonts import FontMissing
 from throughtime.inspect import pictures
-from throughtime.inspect.page import LIMIT, page, page_data
+from throughtime.inspect.page import page, page_data
 from throughtime.inspect.words import Lang, Say, layer_name, speaker
 from throughtime.tasks.errors import Failure, UsageError
 from throughtime.tasks.files import write_atomic
@@ -144,10 +144,11 @@ def inspect_run(settings: InspectSettings) -> None:
 def _write_page(subject: Subject, out: Path, lang: Lang) -> None:
     if out.suffix != ".html":
         raise UsageError(f"--out {out}: give a file that ends in .html")
-    if len(subject.inputs) > LIMIT:
-        raise UsageError(f"inspect: the text has {len(subject.inputs)} units: give at most {LIMIT} for a page")
-    data = page_data(subject.model, subject.inputs, subject.read, loss=subject.errors, title=subject.name, lang=lang,
-                     notes=subject.guesses())  # fmt: skip
+    try:
+        data = page_data(subject.model, subject.inputs, subject.read, loss=subject.errors, title=subject.name,
+                         lang=lang, notes=subject.guesses())  # fmt: skip
+    except ValueError as error:
+        raise UsageError(f"inspect: {error}") from error
     write_atomic(out, page(data).encode())
     print(out)
 
