@@ -51,28 +51,35 @@ struct Input {
         for (int64_t d = 0; d < call.depth; d += 64 / int64_t(sizeof(T))) __builtin_prefetch(x + d, 0, 2);
       }
     }
-    for (int64_t d = 0; d == 0 || d < call.depth; d += piece) {  // so much of all vectors stays in the first-level cache
-      const T* packed = slice.packed_input;
-      for (int64_t j = 0; j < call.net_count; ++j) {
-        const int64_t width = call.width_of(Cell::read_width[call.net_reads[j]]), column = call.net_column[call.net_reads[j]];
-        const int64_t blocks = (width + panel<T> - 1) / panel<T>;
-        const bool shared = width > 1;  // every member of a team reads a single number
-        for (int64_t p = shared ? slice.begin_of(blocks) : 0; p < (shared ? slice.end_of(blocks) : blocks); ++p)
-          strips(packed + (p * call.depth + d) * panel<T>, d, call.depth - d < piece ? call.depth - d : piece, count,
-                 net + column + p * panel<T>, call.net_columns);
-        packed += blocks * call.depth * panel<T>;
+    const T* packed = slice.packed_input;
+    for (int64_t j = 0; j < call.net_count; ++j) {
+      const int64_t width = call.width_of(Cell::read_width[call.net_reads[j]]), column = call.net_column[call.net_reads[j]];
+      const int64_t blocks = (width + panel<T> - 1) / panel<T>;
+      const bool shared = width > 1;  // every member of a team reads a single number
+      for (int64_t p = shared ? slice.begin_of(blocks) : 0; p < (shared ? slice.end_of(blocks) : blocks); ++p)
+        strips(packed + p * call.depth * panel<T>, call.depth, count, net + column + p * panel<T>, call.net_columns);
+      packed += blocks * call.depth * panel<T>;
+    }
+  }
+
+  // One panel of the result. All depth of a tile after the other, so that its sums stay in the first-level cache.
+  void strips(const T* packed, int64_t depth, int64_t count, T* to, int64_t columns) const {
+    for (int64_t q = 0; q < count; q += tile_rows) {
+      const int tall = int(count - q < tile_rows ? count - q : tile_rows);
+      for (int64_t d = 0; d == 0 || d < depth; d += piece) {
+        const T* from[tile_rows];
+        T* out[tile_rows];
+        for (int v = 0; v < tall; ++v) from[v] = vectors[q + v] + d, out[v] = to + (q + v) * columns;
+        strip_apart(tall, from, packed + d * panel<T>, depth - d < piece ? depth - d : piece, out,
+                    d ? Start::add : Start::zero);
       }
     }
   }
 
-  void strips(const T* packed, int64_t d, int64_t depth, int64_t count, T* to, int64_t columns) const {
-    for (int64_t q = 0; q < count; q += tile_rows) {
-      const int tall = int(count - q < tile_rows ? count - q : tile_rows);
-      const T* from[tile_rows];
-      T* out[tile_rows];
-      for (int v = 0; v < tall; ++v) from[v] = vectors[q + v] + d, out[v] = to + (q + v) * columns;
-      strip_rows<T, tile_rows>(tall, from, 1, packed, depth, out, panel<T>, d ? Start::add : Start::zero);
-    }
+  // Not inlined: inside that loop the compiler would keep the sums in memory.
+  __attribute__((noinline)) static void strip_apart(int tall, const T* const* from, const T* packed, int64_t depth,
+                                                    T* const* out, Start start) {
+    strip_rows<T, tile_rows>(tall, from, 1, packed, depth, out, panel<T>, start);
   }
 
   // Read number `read` of step `k` for its active sequence number `i`.
