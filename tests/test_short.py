@@ -68,6 +68,22 @@ def test_the_same_bits(name, options, kind, given):
             assert torch.equal(a, b) and not a.requires_grad
 
 
+@pytest.mark.parametrize("options", STACKS, ids=str)
+def test_word_numbers(options):
+    layer = tt.GRU(INPUTS, H, **options)
+    words = torch.randint(INPUTS, (B, T) if layer.batch_first else (T, B))
+    assert short_call(layer, words, None) is not None
+    short, long = layer(words)[0], long_way(layer, words)[0]
+    assert torch.equal(short, long)
+    errors = torch.randn_like(short)
+    for a, b in zip(*(torch.autograd.grad(o, list(layer.parameters()), errors) for o in (short, long)), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(IndexError, match=f"got 0 to {INPUTS}"):
+        layer(torch.arange(INPUTS + 1)[:, None].expand(-1, 2))
+    if not layer.batch_first:
+        assert short_call(layer, words[:, 0], None) is None
+
+
 def test_what_changes_between_calls_is_seen():
     torch.manual_seed(0)
     layer = tt.LSTM(INPUTS, H, 2)
@@ -121,7 +137,7 @@ def test_other_inputs_go_the_long_way():
     class Own(torch.Tensor):
         pass
 
-    for other in (x[0], x[:0], x[..., :2], x.double(), x.to("meta"), torch.zeros(T, B, dtype=torch.long), [x],
+    for other in (x[0], x[:0], x[..., :2], x.double(), x.to("meta"), torch.zeros(T, B, dtype=torch.int32), [x],
                   x.as_subclass(Own)):  # fmt: skip
         assert short_call(layer, other, None) is None
     for other in (state[0], state[:, :1], state.double(), (state, state), [state], "zeros"):

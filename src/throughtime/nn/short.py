@@ -1,4 +1,4 @@
-"""The short way of the commonest call: a tensor of whole sequences in eager code, without lengths, noise or signals.
+"""The short way of the commonest calls: one tensor of whole sequences in eager code, no lengths, noise or signals.
 
 What the long way (`shapes.py`, `stack.py`) finds out about such a call follows from the layer and its mode. It is found
 out once; a call of few steps takes less time than finding it out would. The results are the same bits.
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from throughtime.nn.calls import Job, Kind
 from throughtime.nn.operation import is_transformed, run_flat
+from throughtime.nn.shapes import checked_words
 from throughtime.nn.stack import bias_of
 from throughtime.nn.states import stacked
 
@@ -25,8 +26,8 @@ _BIAS = "bias"
 
 
 class _Level(NamedTuple):
-    """One layer of the stack: the parameters' names in the order of the operation's operands, `_BIAS` for what
-    `bias_of` makes of those of each direction."""
+    """One layer of the stack: for each direction the parameters' names in the order of the operation's operands, the
+    input's matrix first, with `_BIAS` for what `bias_of` makes of the `biases`."""
 
     kind: Kind
     operands: list[list[str]]
@@ -35,26 +36,32 @@ class _Level(NamedTuple):
 
 def short_call(layer: Recurrent, input: Any, state: Any) -> tuple[Tensor, Any] | None:
     """What `layer(input, state)` returns; None where it must go the long way, which also says what is wrong."""
-    if torch.compiler.is_compiling() or type(input) not in _PLAIN or input.dim() != 3 or not input.is_cpu:
+    if torch.compiler.is_compiling() or type(input) not in _PLAIN or not input.is_cpu:
         return None
-    training = layer.training
+    training, parameters = layer.training, layer._parameters
     levels = layer.short_ways.get(training)
     if levels is None:
         levels = layer.short_ways[training] = _levels(layer, training)
-    x = input.transpose(0, 1) if layer.batch_first else input
-    steps, rows, width = x.shape
-    dtype, parameters = x.dtype, layer._parameters
+    weight = parameters.get(levels[0].operands[0][0]) if levels else None
     if (
-        not levels
-        or (width != layer.input_size or dtype not in _KINDS or not steps or not rows)
+        (weight is None or weight.dtype not in _KINDS)
         or (layer.backend != "compiled" or layer.recompute is not None)
         or (training and (layer.weight_drop or (layer.dropout and len(levels) > 1)))
         or (torch.is_autocast_enabled("cpu") or is_transformed() or torch._C._len_torch_dispatch_stack())
     ):
         return None
-    starts = _starts(layer, state, rows, dtype)
+    dtype, words = weight.dtype, input.dtype == torch.int64
+    if input.dim() != (2 if words else 3) or not (
+        words or (input.dtype == dtype and input.shape[2] == layer.input_size)
+    ):
+        return None
+    x = input.transpose(0, 1) if layer.batch_first else input
+    steps, rows = x.shape[:2]
+    starts = _starts(layer, state, rows, dtype) if steps and rows else None
     if starts is None:
         return None
+    if words:
+        x = checked_words(x, layer.input_size)
     ends = []
     for number, level in enumerate(levels):
         values: list[Tensor | None] = [None, None, *starts[number]]
@@ -90,7 +97,7 @@ def _levels(layer: Recurrent, training: bool) -> list[_Level]:
     levels = []
     for number in range(layer.num_layers):
         kind = derived.kind(layer.sizes(number), reverse, directions, training)
-        if "net" not in kind.program.reads or "x" in kind.program.reads or kind.program.joint:
+        if kind.program.own[:1] != ["net"] or "x" in kind.program.reads or kind.program.joint:
             return []
         operands, biases = [], []
         for d in directions:
