@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 import throughtime as tt
 from emulator import Emulator
 from test_cuda_emulated import case, check, results
-from throughtime.nn import cuda_model, explain
+from throughtime.nn import cuda_model, cuda_tensor, explain
 from throughtime.nn.cuda_device import machine_of
 from throughtime.nn.cuda_kernels import problem
 from throughtime.nn.cuda_layout import FRONT, Problem, Scheme, layout
@@ -222,3 +223,27 @@ def test_kernels_that_never_ran_must_be_asked_for(monkeypatch: pytest.MonkeyPatc
         check_device(layer, there, there)  # type: ignore[arg-type]
     monkeypatch.setenv("THROUGHTIME_CUDA", "block")
     check_device(layer, there, there)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(("hidden", "members"), [(16, 1), (100, 1), (512, 16), (768, 16), (1024, 4)])
+def test_warps_share_all_tiles_of_a_product(hidden: int, members: int, backward: bool) -> None:
+    given = problem_of(hidden, 16, backward=backward)
+    size, share = given.size(), given.share(members)
+    (product,) = given.parts.products
+    (found,) = cuda_tensor.cut(given.parts, size, share, 16, 256, 32)
+    width, nets, sources = product
+    high, deep = -(-nets * share[width] // 16), [-(-size[s] // 16) for s in sources]
+    assert found.pieces == sum(-(-d // found.deep) for d in deep) <= 8
+    assert found.all_jobs == high * found.pieces <= 8 * found.jobs
+    assert found.jobs * found.kept <= 32 and (found.kept == found.deep or found.jobs * (found.kept + 1) > 32)
+    even = high * sum(deep) / 8  # tiles of a warp, were they all alike
+    assert even <= found.jobs * found.deep <= 2 * even + 1
+
+
+def test_what_registers_hold_is_said() -> None:
+    scheme = cuda_model.choose(problem_of(512, 16), H200, Wish("cluster", 16, "bfloat16"))
+    assert "256 of 256 tiles of weights in registers" in cuda_model.described(scheme)
+    scheme = cuda_model.choose(problem_of(768, 16), H200, Wish("cluster", 16, "bfloat16"))
+    assert re.search(r"\b\d+ of 576 tiles of weights in registers", cuda_model.described(scheme))
+    assert scheme.multiplier.startswith("Tensor<tt::BFloat16, tt::Cut<")

@@ -163,15 +163,29 @@ def test_tensor_cores(product: str, scheme: str, emulated: Callable[..., Emulato
     assert 0 < max(differences) < 8 * unit, differences
 
 
-def test_tensor_cores_multiply_exactly_what_can_be_exact(emulated: Callable[..., Emulator]) -> None:
-    """Small whole numbers, of which every product and sum is exact: any lane that took the wrong one would show."""
+@pytest.mark.parametrize("tiles", [0, 1, 3, 32])
+@pytest.mark.parametrize("scheme", ["block,bfloat16", "cluster:3,float16", "grid:2,tfloat32"])
+def test_tensor_cores_multiply_exactly_what_can_be_exact(
+    scheme: str, tiles: int, emulated: Callable[..., Emulator]
+) -> None:
+    """Small whole numbers, of which every product and sum is exact: any lane that took the wrong one would show.
+    Weights are in registers, in shared memory, or in both."""
     torch.manual_seed(0)
-    layer = tt.Recurrent(tt.cells.Elman(activation="relu"), 3, 19, bias=False)
+    layer = tt.Recurrent(tt.cells.Elman(activation="relu"), 3, 83, bias=False)
     for p in layer.parameters():
-        p.data = torch.randint(-1, 2, p.shape).float()
-    x = torch.randint(-1, 2, (3, 9, 3)).float()
-    wanted = layer(x)[0].detach()
-    for scheme, product in (("block", "bfloat16"), ("cluster:3", "float16"), ("grid:2", "tfloat32")):
-        emulated(f"{scheme},{product}")
-        assert torch.equal(layer(x)[0], wanted)
-    assert float(wanted.abs().max()) > 10
+        p.data = torch.where(torch.rand(p.shape) < 0.2, torch.randint(-1, 2, p.shape), 0).float()
+    x = torch.randint(-2, 3, (3, 9, 3)).float()
+    weight = torch.randint(-1, 2, (3, 9, 83)).float()
+
+    def made() -> list[Tensor]:
+        output = layer(x)[0]
+        return [output.detach(), *torch.autograd.grad((weight * output).sum(), list(layer.parameters()))]
+
+    wanted = made()
+    emulator = emulated(scheme, tiles=tiles, shared=1 << 18, threads=128)
+    for a, b in zip(made(), wanted, strict=True):
+        assert torch.equal(a, b)
+    assert 10 < float(wanted[0].abs().max()) < 256
+    (cut,), _ = (s.cuts for s in emulator.schemes)
+    assert cut.pieces > 1
+    assert (cut.kept, cut.shared_tiles) == (0, cut.all_jobs * cut.deep) if tiles < cut.jobs else cut.kept > 0

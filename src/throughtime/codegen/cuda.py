@@ -67,7 +67,7 @@ def cuda_source(recurrence: Recurrence, dtype: str, exchange: str, multiplier: s
     """The CUDA text of a recurrence for "float32" or "float64"; the same byte for byte in every process.
 
     `exchange`: how blocks share the units, "Alone", "Cluster" or "Grid" (exchange.h); `multiplier`: how products are
-    made, "Scalar", or on tensor cores "Tensor<BFloat16>", "Tensor<Float16>", "Tensor<TFloat32>" (tensor.h).
+    made: "Scalar", or on tensor cores "Tensor<tt::BFloat16, tt::Cut<2, 16>>", with a cut for every product (tensor.h).
     """
     computed = without_marks(recurrence)
     entry = f"TT_ENTRY(Cell, {SCALARS[dtype]}, {exchange}, {multiplier})"
@@ -92,12 +92,14 @@ class _CudaSource(Source):
 
     def _more_of_phase(self, number: int) -> list[str]:
         before = self.plan.phases[:number]
+        of_net = [k for k, p in enumerate(self.plan.phases[number].products) for _ in p.nets]
+        past = sum(len(p.products) for p in before)
         first = len(self.carries)
         kept = [self.buffers[n.index] - first for n in self.kept(number)]
         shared = [k for k in kept if self.parts.buffers[k][1]]
         return [
             f"  static constexpr int shared = {len(shared)}, shared_buffer[] = {_list(shared)};",
-            f"  static constexpr int first_product = {sum(len(p.products) for p in before)};",
+            f"  static constexpr int first_product = {past}, net_product[] = {_list(past + k for k in of_net)};",
             f"  static constexpr int first_total = {sum(len(p.totals) for p in before)};",
         ]
 

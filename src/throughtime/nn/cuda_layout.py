@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from throughtime.codegen.cuda import Parts
+from throughtime.nn.cuda_tensor import Cut
 from throughtime.symbolic.graph import Width
-
-MULTIPLIERS = {"Scalar": 0, "Tensor<tt::BFloat16>": 16, "Tensor<tt::Float16>": 16, "Tensor<tt::TFloat32>": 8}
-"""How products are made, and the depth of one tile; 0: there are no tiles."""
 
 
 @dataclass(frozen=True)
@@ -20,19 +18,26 @@ class Scheme:
     """How a launch is divided.
 
     `exchange`: how the blocks of a team tell one another their results: "Alone" (a team of one), "Cluster" or "Grid".
-    `multiplier`: see `MULTIPLIERS`. `members`: blocks of a team, which share the units of some sequences; `tile`: how
-    many sequences. `teams`: how many there are; they take tiles in turn. `slices`: into how many parts the depth of a
-    product is cut. `held`: whether the matrices stay in shared memory for all steps.
+    `operand`: what tensor cores multiply, see `DEPTHS`, or "": products are plain multiply-adds. `members`: blocks of a
+    team, which share the units of some sequences; `tile`: how many sequences. `teams`: how many there are; they take
+    tiles in turn. `held`: whether the matrices stay in the block for all steps; for tensor cores they do, and `cuts`
+    says where.
     """
 
     exchange: str = "Alone"
-    multiplier: str = "Scalar"
+    operand: str = ""
     members: int = 1
     tile: int = 1
     teams: int = 1
     threads: int = 256
-    slices: int = 1
     held: bool = True
+    cuts: tuple[Cut, ...] = ()
+
+    @property
+    def multiplier(self) -> str:
+        """As the skeletons name it."""
+        cuts = "".join(f", tt::Cut<{c.jobs if c.kept else 0}, {c.kept}>" for c in self.cuts)
+        return f"Tensor<tt::{self.operand}{cuts}>" if self.operand else "Scalar"
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,18 @@ class Problem:
     rows: int
     groups: int
 
+    def size(self) -> dict[Width, int]:
+        """What the widths are."""
+        return dict(zip(self.widths, self.numbers, strict=True))
+
+    def share(self, members: int) -> dict[Width, int]:
+        """Of each width, how many units a member makes at most; every member makes what is single."""
+        return dict(zip(self.widths, shares(self.numbers, members), strict=True))
+
     @property
     def most_members(self) -> int:
         """How many blocks can be a team: each must have a part of every vector that they exchange."""
-        size = dict(zip(self.widths, self.numbers, strict=True))
+        size = self.size()
         exchanged = [size[w] for w, whole in (*self.parts.carries, *self.parts.buffers) if whole]
         return min(exchanged, default=max(self.numbers))
 
@@ -65,21 +78,19 @@ class Memory(NamedTuple):
     mail: int
 
 
-FRONT = ("steps", "rows", "groups", "origin", "members", "tile", "teams", "mail", "mail_step", "slices")
+FRONT = ("steps", "rows", "groups", "origin", "members", "tile", "teams", "mail", "mail_step")
 GROUPS, MAIL = FRONT.index("groups"), FRONT.index("mail")
-_BARRIERS = 16
+_BARRIERS, _TILE = 16, 512  # bytes
 
 
 def shares(numbers: Sequence[int], members: int) -> list[int]:
-    """Of each width, how many units a member makes at most; every member makes what is single."""
     return [1] + [-(-n // members) for n in numbers[1:]]
 
 
 def layout(problem: Problem, scheme: Scheme, steps: int, origin: int) -> Memory:
-    parts, widths, numbers, item = problem.parts, problem.widths, problem.numbers, problem.item
-    size = dict(zip(widths, numbers, strict=True))
-    share = dict(zip(widths, shares(numbers, scheme.members), strict=True))
-    tile, depth = scheme.tile, MULTIPLIERS[scheme.multiplier]
+    parts, numbers, item = problem.parts, problem.numbers, problem.item
+    size, share = problem.size(), problem.share(scheme.members)
+    tile = scheme.tile
     used = _BARRIERS
     mail = 0
 
@@ -97,7 +108,7 @@ def layout(problem: Problem, scheme: Scheme, steps: int, origin: int) -> Memory:
 
     def whole(width: int) -> int:
         """Numbers from one row to the next where a vector lies whole; lanes of tensor tiles must not meet in a bank."""
-        return -(-width // 32) * 32 + 8 if depth else width
+        return -(-width // 32) * 32 + 8 if scheme.operand else width
 
     ranges = take(2 * tile, 8)
     vectors: list[int] = []
@@ -113,20 +124,17 @@ def layout(problem: Problem, scheme: Scheme, steps: int, origin: int) -> Memory:
         vectors += (take(2 * tile * scheme.members), scheme.members, letters(scheme.members))
     for width in parts.sums:
         vectors += (take(tile * share[width]), share[width])
-    nets = take(max((scheme.slices * tile * count * share[w] for w, count, _ in parts.phases), default=0))
+    pieces = max((c.pieces for c in scheme.cuts), default=1)
+    nets = take(max((pieces * tile * count * share[w] for w, count, _ in parts.phases), default=0))
     scratch = take(max((tile * totals * share[w] for w, _, totals in parts.phases), default=0))
     sums = take(max((tile * totals * 32 for _, _, totals in parts.phases), default=0))
-    weights = []
-    for width, count, sources in parts.products:
-        weights.append(used)
-        if not scheme.held:
-            continue
-        for source in sources:
-            if depth:
-                take(-(-count * share[width] // 16) * -(-size[source] // depth) * 128, 4)
-            else:
-                used += size[source] * count * share[width] * item
-        used = -(-used // 16) * 16
-    words = [steps, problem.rows, problem.groups, origin, scheme.members, tile, scheme.teams, 0, mail, scheme.slices]
+    weights: list[int] = []
+    for k, (width, count, sources) in enumerate(parts.products):
+        if scheme.operand:
+            cut = scheme.cuts[k]
+            weights += (take(cut.shared_tiles * _TILE, 1), cut.pieces, cut.deep)
+        else:
+            weights += (take(sum(size[s] for s in sources) * count * share[width] if scheme.held else 0), 1, 0)
+    words = [steps, problem.rows, problem.groups, origin, scheme.members, tile, scheme.teams, 0, mail]
     words += [nets, scratch, sums, ranges, int(scheme.held), *numbers, *share.values(), *vectors, *weights]
     return Memory(words, used, mail)
