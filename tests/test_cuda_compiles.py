@@ -11,7 +11,7 @@ import pytest
 
 import throughtime as tt
 from throughtime import runtime
-from throughtime.codegen.cuda import cuda_skeletons, cuda_source, parts
+from throughtime.codegen.cuda import cuda_skeletons, cuda_source, parts, step_source
 from throughtime.nn.cuda_device import MAIN, arch_of
 from throughtime.nn.cuda_kernels import CAPACITIES
 from throughtime.nn.cuda_layout import Scheme
@@ -54,6 +54,7 @@ def test_every_cell_in_both_directions(name: str, arch: str) -> None:
         for dtype in ("float32", "float64") if arch == "sm_90a" else ("float32",):
             code = compile_text(cuda_source(recurrence, dtype, exchange, "Scalar"), arch, recurrence.name)
             assert code[:4] == b"\x7fELF" and b"tt_run" in code
+            compile_text(step_source(recurrence, dtype), arch, recurrence.name)
 
 
 @pytest.mark.parametrize("arch", ARCHES)

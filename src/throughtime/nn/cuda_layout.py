@@ -4,7 +4,7 @@ The skeletons' `call.h` reads the list in the same order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +17,8 @@ from throughtime.symbolic.graph import Width
 class Scheme:
     """How a launch is divided.
 
-    `exchange`: how the blocks of a team tell one another their results: "Alone" (a team of one), "Cluster" or "Grid".
+    `exchange`: how the blocks of a team tell one another their results: "Alone" (a team of one), "Cluster" or "Grid";
+    or "Product": a launch for each phase of each step, a block for each sequence, and products made between launches.
     `operand`: what tensor cores multiply, see `DEPTHS`, or "": products are plain multiply-adds. `members`: blocks of a
     team, which share the units of some sequences; `tile`: how many sequences. `teams`: how many there are; they take
     tiles in turn. `held`: whether the matrices stay in the block for all steps; for tensor cores they do, and `cuts`
@@ -71,15 +72,18 @@ class Problem:
 
 class Memory(NamedTuple):
     """`words`: the numbers of a launch, from its scheme on; `bytes`: of one block's memory; `mail`: words of half of a
-    team's mailbox."""
+    team's mailbox. Where the memory has what: `vectors`, carries and then buffers, each with the numbers from one row
+    (or side) to the next; `nets`."""
 
     words: list[int]
     bytes: int
     mail: int
+    vectors: list[tuple[int, int]]
+    nets: int
 
 
-FRONT = ("steps", "rows", "groups", "origin", "members", "tile", "teams", "mail", "mail_step")
-GROUPS, MAIL = FRONT.index("groups"), FRONT.index("mail")
+FRONT = ("steps", "rows", "groups", "origin", "members", "tile", "teams", "mail", "mail_step", "stage", "step")
+GROUPS, MAIL, STAGE = (FRONT.index(name) for name in ("groups", "mail", "stage"))
 _BARRIERS, _TILE = 16, 512  # bytes
 
 
@@ -108,33 +112,48 @@ def layout(problem: Problem, scheme: Scheme, steps: int, origin: int) -> Memory:
 
     def whole(width: int) -> int:
         """Numbers from one row to the next where a vector lies whole; lanes of tensor tiles must not meet in a bank."""
-        return -(-width // 32) * 32 + 8 if scheme.operand else width
+        return -(-width // 32) * 32 + 8 if scheme.cuts else width
 
     ranges = take(2 * tile, 8)
+    places = side_by_side(problem, take) if scheme.exchange == "Product" else {}
     vectors: list[int] = []
-    for table, twice in ((parts.carries, True), (parts.buffers, False)):
-        for width, shared in table:
-            stride = whole(size[width]) if shared else share[width]
-            vectors += (
-                take(tile * stride * (2 if shared or twice else 1)),
-                stride,
-                letters(size[width]) if shared else 0,
-            )
+    for number, (width, shared) in enumerate((*parts.carries, *parts.buffers)):
+        stride = whole(size[width]) if shared else share[width]
+        twice = shared or number < len(parts.carries)
+        place, stride = places.get(number) or (take(tile * stride * (2 if twice else 1)), stride)
+        vectors += (place, stride, letters(size[width]) if shared else 0)
+    found = list(zip(vectors[::3], vectors[1::3], strict=True))
     for _ in range(parts.totals):
         vectors += (take(2 * tile * scheme.members), scheme.members, letters(scheme.members))
     for width in parts.sums:
         vectors += (take(tile * share[width]), share[width])
     pieces = max((c.pieces for c in scheme.cuts), default=1)
-    nets = take(max((pieces * tile * count * share[w] for w, count, _ in parts.phases), default=0))
-    scratch = take(max((tile * totals * share[w] for w, _, totals in parts.phases), default=0))
-    sums = take(max((tile * totals * 32 for _, _, totals in parts.phases), default=0))
+    nets = take(max((pieces * tile * p.nets * share[p.width] for p in parts.phases), default=0))
+    scratch = take(max((tile * p.totals * share[p.width] for p in parts.phases), default=0))
+    sums = take(max((tile * p.totals * 32 for p in parts.phases), default=0))
     weights: list[int] = []
-    for k, (width, count, sources) in enumerate(parts.products):
-        if scheme.operand:
+    for k, product in enumerate(parts.products):
+        if scheme.cuts:
             cut = scheme.cuts[k]
             weights += (take(cut.shared_tiles * _TILE, 1), cut.pieces, cut.deep)
         else:
-            weights += (take(sum(size[s] for s in sources) * count * share[width] if scheme.held else 0), 1, 0)
-    words = [steps, problem.rows, problem.groups, origin, scheme.members, tile, scheme.teams, 0, mail]
+            deep = sum(size[s] for s in product.sources)
+            weights += (take(deep * product.nets * share[product.width] if scheme.held else 0), 1, 0)
+    words = [steps, problem.rows, problem.groups, origin, scheme.members, tile, scheme.teams, 0, mail, 0, 0]
     words += [nets, scratch, sums, ranges, int(scheme.held), *numbers, *share.values(), *vectors, *weights]
-    return Memory(words, used, mail)
+    return Memory(words, used, mail, found, nets)
+
+
+def side_by_side(problem: Problem, take: Callable[[int], int]) -> dict[int, tuple[int, int]]:
+    """Places for the vectors of products so that those of one product lie together, as one long vector: the first side
+    of all, then the second side of all."""
+    found: dict[int, tuple[int, int]] = {}
+    size = problem.size()
+    for product in problem.parts.products:
+        new = {v: size[w] for v, w in zip(product.vectors, product.sources, strict=True) if v not in found}
+        long = sum(new.values())
+        place = take(2 * long)
+        for vector, width in new.items():
+            found[vector] = place, long
+            place += width * problem.item
+    return found

@@ -36,9 +36,9 @@ def cut(
     """One cut for every product. `size`, `share`: of every width, all units and a block's own; `depth`: of a tile;
     `registers`: how many tiles a warp may hold."""
     found = []
-    for width, nets, sources in parts.products:
-        deep = [-(-size[s] // depth) for s in sources]
-        one = _evenly(-(-nets * share[width] // 16), deep, threads // WARP)
+    for product in parts.products:
+        deep = [-(-size[s] // depth) for s in product.sources]
+        one = _evenly(-(-product.nets * share[product.width] // 16), deep, threads // WARP)
         kept = min(one.deep, registers // one.jobs)
         registers -= one.jobs * kept
         found.append(one._replace(kept=kept))

@@ -49,7 +49,7 @@ struct Weights {
   int pieces, deep;
 };
 
-enum Front { steps, rows, groups, origin, members, tile, teams, mail, mail_step, nets, scratch, parts, ranges, held, front };
+enum Front { steps, rows, groups, origin, members, tile, teams, mail, mail_step, stage, step, nets, scratch, parts, ranges, held, front };
 
 // A direction, or a head of one.
 template <class Cell, class T>
