@@ -30,9 +30,10 @@ class Emulator:
         processors: int = 4,
         shared: int = 1 << 16,
         threads: int = 64,
+        tiles: int = 3,
         change: Callable[[dict[str, str]], None] | None = None,
     ) -> None:
-        self.facts = Facts("sm_90a", processors, shared, threads)
+        self.facts = Facts("sm_90a", processors, shared, threads, tiles)
         self.seed, self.change = 1, change
         self.schemes: list[Scheme] = []  # of every launch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 import throughtime as tt
 from emulator import Emulator
 from test_cuda_emulated import case, check, results
-from throughtime.nn import cuda_model, explain
+from throughtime.nn import cuda_model, cuda_tensor, explain
 from throughtime.nn.cuda_device import machine_of
 from throughtime.nn.cuda_kernels import problem
 from throughtime.nn.cuda_layout import FRONT, Problem, Scheme, layout
@@ -40,6 +41,7 @@ def problem_of(hidden: int, rows: int, cell: Callable[[], tt.Cell] = tt.cells.LS
         ("block", Wish()),
         ("model", Wish("model")),
         ("timed,float16", Wish("timed", 1, "float16")),
+        ("product", Wish("product")),
         ("cluster:8", Wish("cluster", 8)),
         ("grid:16, bfloat16", Wish("grid", 16, "bfloat16")),
         (" block,tfloat32", Wish("block", 1, "tfloat32")),
@@ -71,6 +73,8 @@ def test_every_candidate_fits(rows: int, hidden: int, facts: Facts) -> None:
         found = list(cuda_model.candidates(given, facts))
         assert found
         for scheme in found:
+            if scheme.exchange == "Product":  # needs no shared memory
+                continue
             assert layout(given, scheme, 10, 0).bytes <= facts.shared
             tiles = -(-rows // scheme.tile)
             if scheme.exchange == "Grid":  # all of its blocks run at once
@@ -101,7 +105,18 @@ def test_the_model_spreads_what_one_block_cannot_hold() -> None:
         ),
         (problem_of(32, 1), H200, "cluster:17", "clusters of 17 blocks are not to be had"),
         (problem_of(8192, 1), H200, "block,bfloat16", 'more than the 232448 bytes .*backend="reference"'),
-        (problem_of(100_000, 1), H200, "model", 'LSTM: one sequence.*backend="reference"'),
+        (
+            problem_of(8, 1),
+            H200,
+            "product,tfloat32",
+            'allow_tf32 = True only: set that, and THROUGHTIME_CUDA to "product"',
+        ),
+        (
+            problem_of(100_000, 1),
+            H200,
+            "model,tfloat32",
+            'LSTM: one sequence.*"product" in THROUGHTIME_CUDA or use back',
+        ),
     ],
 )
 def test_refusals(given: Problem, facts: Facts, wish: str, message: str) -> None:
@@ -222,3 +237,54 @@ def test_kernels_that_never_ran_must_be_asked_for(monkeypatch: pytest.MonkeyPatc
         check_device(layer, there, there)  # type: ignore[arg-type]
     monkeypatch.setenv("THROUGHTIME_CUDA", "block")
     check_device(layer, there, there)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(("hidden", "members"), [(16, 1), (100, 1), (512, 16), (768, 16), (1024, 4)])
+def test_warps_share_all_tiles_of_a_product(hidden: int, members: int, backward: bool) -> None:
+    given = problem_of(hidden, 16, backward=backward)
+    size, share = given.size(), given.share(members)
+    (product,) = given.parts.products
+    (found,) = cuda_tensor.cut(given.parts, size, share, 16, 256, 32)
+    high, deep = -(-product.nets * share[product.width] // 16), [-(-size[s] // 16) for s in product.sources]
+    assert found.pieces == sum(-(-d // found.deep) for d in deep) <= 8
+    assert found.all_jobs == high * found.pieces <= 8 * found.jobs
+    assert found.jobs * found.kept <= 32 and (found.kept == found.deep or found.jobs * (found.kept + 1) > 32)
+    even = high * sum(deep) / 8  # tiles of a warp, were they all alike
+    assert even <= found.jobs * found.deep <= 2 * even + 1
+
+
+def test_what_registers_hold_is_said() -> None:
+    scheme = cuda_model.choose(problem_of(512, 16), H200, Wish("cluster", 16, "bfloat16"))
+    assert "256 of 256 tiles of weights in registers" in cuda_model.described(scheme)
+    scheme = cuda_model.choose(problem_of(768, 16), H200, Wish("cluster", 16, "bfloat16"))
+    assert re.search(r"\b\d+ of 576 tiles of weights in registers", cuda_model.described(scheme))
+    assert scheme.multiplier.startswith("Tensor<tt::BFloat16, tt::Cut<")
+
+
+def test_the_model_makes_large_products_of_many_sequences_at_once() -> None:
+    for backward in (False, True):
+        few, many = (
+            cuda_model.choose(problem_of(2048, rows, backward=backward), H200, Wish("model", 1, "bfloat16"))
+            for rows in (1, 256)
+        )
+        assert (few.exchange, many.exchange) == ("Grid", "Product")
+    assert "one product per step of all sequences by torch, bfloat16" in cuda_model.described(many)
+
+
+def test_vectors_of_one_product_lie_side_by_side(monkeypatch: pytest.MonkeyPatch, emulated: Any) -> None:
+    """So that it is one product: of all error terms of an LSTM, for one."""
+    layer, x, lengths, state = case(tt.cells.LSTM(), bidirectional=False)
+    wanted = results(layer, x, lengths, state)
+    shapes: list[tuple[int, ...]] = []
+    bmm = torch.bmm
+
+    def counted(left: torch.Tensor, right: torch.Tensor, **more: Any) -> torch.Tensor:
+        shapes.append((*left.shape, right.shape[2]))
+        return bmm(left, right, **more)
+
+    emulated("product")
+    monkeypatch.setattr(torch, "bmm", counted)
+    monkeypatch.setattr(torch, "baddbmm", None)
+    check(results(layer, x, lengths, state), wanted)
+    assert shapes == 6 * [(1, 5, 7, 28)] + 6 * [(1, 5, 28, 7)]

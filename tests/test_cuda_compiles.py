@@ -11,9 +11,12 @@ import pytest
 
 import throughtime as tt
 from throughtime import runtime
-from throughtime.codegen.cuda import cuda_skeletons, cuda_source
+from throughtime.codegen.cuda import cuda_skeletons, cuda_source, parts, step_source
 from throughtime.nn.cuda_device import MAIN, arch_of
 from throughtime.nn.cuda_kernels import CAPACITIES
+from throughtime.nn.cuda_layout import Scheme
+from throughtime.nn.cuda_model import Facts
+from throughtime.nn.cuda_tensor import Cut
 from throughtime.symbolic.program import Recurrence
 
 pytest.importorskip("nvidia.cu13", reason="the package nvidia-cuda-nvrtc is not installed")
@@ -51,11 +54,18 @@ def test_every_cell_in_both_directions(name: str, arch: str) -> None:
         for dtype in ("float32", "float64") if arch == "sm_90a" else ("float32",):
             code = compile_text(cuda_source(recurrence, dtype, exchange, "Scalar"), arch, recurrence.name)
             assert code[:4] == b"\x7fELF" and b"tt_run" in code
+            compile_text(step_source(recurrence, dtype), arch, recurrence.name)
 
 
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize(
-    "multiplier", ["Scalar", "Tensor<tt::BFloat16>", "Tensor<tt::Float16>", "Tensor<tt::TFloat32>"]
+    "multiplier",
+    [
+        "Scalar",
+        "Tensor<tt::BFloat16, tt::Cut<2, 16>>",
+        "Tensor<tt::Float16, tt::Cut<1, 3>>",
+        "Tensor<tt::TFloat32, tt::Cut<0, 0>>",
+    ],
 )
 def test_every_scheme(multiplier: str, arch: str) -> None:
     for exchange in ("Alone", "Grid", *(("Cluster",) if arch != "sm_80" else ())):
@@ -126,17 +136,25 @@ def test_the_cell_says_what_it_is_told_only() -> None:
 _PLAIN = ("Alone", "Scalar")
 
 
-@pytest.mark.parametrize("multiplier", ["Scalar", "Tensor<tt::BFloat16>"])
+@pytest.mark.parametrize("operand", ["", "BFloat16", "TFloat32"])
 @pytest.mark.parametrize("exchange", ["Alone", "Cluster", "Grid"])
-def test_registers_suffice(exchange: str, multiplier: str, tmp_path: Path) -> None:
-    """A value that does not fit in registers would go through memory at every step, and nobody would say so."""
+def test_registers_suffice(exchange: str, operand: str, tmp_path: Path) -> None:
+    """A value that does not fit in registers would go through memory at every step, and nobody would say so. On tensor
+    cores the weights are in registers, as many as a warp is ever given."""
+    tiles = Facts("sm_90a", 132, 232448).tiles
     for name in ("rnn", "gru", "lstm", "mgu"):
         for recurrence in recurrences(name):
             for file, text in cuda_skeletons().items():
                 (tmp_path / file).write_text(text)
+            products = len(parts(recurrence).products)
+            cuts = tuple(Cut(1, tiles, k, tiles // k // products, 8 * k) for k in range(1, products + 1))
+            multiplier = Scheme(exchange, operand, cuts=cuts).multiplier
             (tmp_path / MAIN).write_text(cuda_source(recurrence, "float32", exchange, multiplier))
             flags = (f"-DTT_WORDS={CAPACITIES[0]}", "-DTT_THREADS=256", "--ptxas-options=-v")
             status, log = runtime.find_nvrtc("sm_90a").compile(MAIN, "kernel.cubin", flags, tmp_path)
             (tmp_path / "kernel.cubin").unlink()
             assert status == 0
             assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in log, log
+            used = re.search(r"Used (\d+) registers", log)
+            kept = 4 * sum(c.jobs * c.kept for c in cuts) if operand else 0
+            assert used is not None and int(used[1]) > kept > (100 if operand else -1)

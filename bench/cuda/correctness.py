@@ -16,7 +16,7 @@ from torch import Tensor
 
 import throughtime as tt
 
-SCHEMES = ("block", "cluster:2", "cluster:8", "cluster:16", "grid:4", "grid:32", "model")
+SCHEMES = ("block", "cluster:2", "cluster:8", "cluster:16", "grid:4", "grid:32", "product", "model")
 BOUNDS = {"float": 2e-5, "tfloat32": 2e-2, "float16": 2e-2, "bfloat16": 1e-1}
 """Relative; errors grow over the time steps. The products' operands are rounded to 24, 11, 11 and 8 bits."""
 STEPS, ROWS, INPUT, HIDDEN = 50, 19, 20, 70

@@ -19,7 +19,7 @@ from throughtime.nn.cuda_device import machine_of
 from throughtime.nn.cuda_kernels import problem
 
 STEPS = 256
-NAMES = {"Alone": "block", "Cluster": "cluster", "Grid": "grid"}
+NAMES = {"Alone": "block", "Cluster": "cluster", "Grid": "grid", "Product": "product"}
 
 
 def main() -> None:

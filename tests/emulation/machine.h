@@ -20,6 +20,7 @@
 
 #define TT_INLINE inline
 #define TT_UNROLL
+#define TT_ROLLED
 #define TT_KERNEL static void
 #define TT_CONSTANT const
 

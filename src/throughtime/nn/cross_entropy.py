@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional
 
+from throughtime.nn.cross_entropy_torch import How, Reduction, composed, in_torch_blocks
 from throughtime.nn.logits import Losses, arithmetic, in_blocks
-
-Reduction = Literal["mean", "sum", "none"]
 
 _transforms_active = torch._C._are_functorch_transforms_active
 _is_legacy = torch._C._functorch.is_legacy_batchedtensor
@@ -44,6 +43,9 @@ def linear_cross_entropy(
     "reference" are made of torch's operators and do hold the [N, V] logits. A second backward pass through one graph
     (retain_graph=True) forms the gradients again.
 
+    On a GPU the blocks are made of torch's operators, nothing waits for the device, and a target that is no class
+    stops the program there.
+
     Args:
         input: [..., H].
         linear_weight: [V, H].
@@ -53,7 +55,7 @@ def linear_cross_entropy(
         ignore_index: rows with this target have loss 0 and no gradient.
         label_smoothing: share of the target that is spread evenly over all classes (Szegedy et al. 2016,
             arXiv:1512.00567).
-        backend: "compiled", on the CPU; or "reference", on any device.
+        backend: "compiled", on the CPU or a GPU; or "reference", on any device.
 
     Returns:
         A scalar, or [...] with reduction "none", in nats, in the dtype that input and weight promote to.
@@ -65,11 +67,15 @@ def linear_cross_entropy(
     tensors = [input, linear_weight] if linear_bias is None else [input, linear_weight, linear_bias]
     _check(tensors, target, reduction, label_smoothing, backend)
     kind = torch.promote_types(input.dtype, linear_weight.dtype)
-    how = _How(reduction, ignore_index, float(label_smoothing))
+    how = How(reduction, ignore_index, float(label_smoothing))
     if backend == "reference" or input.is_meta or torch.compiler.is_compiling() or _is_transformed():
-        return _composed(input, linear_weight, linear_bias, target, how).to(kind)
+        return composed(input, linear_weight, linear_bias, target, how).to(kind)
     rows = input if input.dim() == 2 else input.reshape(-1, input.shape[-1])
     targets = target if target.dim() == 1 else target.reshape(-1)
+    if input.is_cuda:
+        return in_torch_blocks(rows, linear_weight, linear_bias, targets, how).reshape(
+            target.shape if reduction == "none" else ()
+        )
     kept = _kept(targets, linear_weight.shape[0], ignore_index)
     if kept is not None:
         rows, targets = rows.index_select(0, kept), targets[kept]
@@ -85,17 +91,11 @@ def linear_cross_entropy(
     return loss.reshape(target.shape)
 
 
-class _How(NamedTuple):
-    reduction: Reduction
-    ignore_index: int
-    smoothing: float
-
-
 class _LinearCrossEntropy(torch.autograd.Function):
     """The first backward pass hands over what the forward pass formed; another one forms it again."""
 
     @staticmethod
-    def forward(ctx: Any, h: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, how: _How) -> Tensor:
+    def forward(ctx: Any, h: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, how: How) -> Tensor:
         later = how.reduction == "none"
         losses = _blocks(h, weight, bias, target, how, (False,) * 3 if later else ctx.needs_input_grad)
         ctx.how, ctx.gradients = how, None if later else losses.gradients
@@ -125,7 +125,7 @@ def _blocks(
     weight: Tensor,
     bias: Tensor | None,
     target: Tensor,
-    how: _How,
+    how: How,
     wanted: Sequence[bool],
     scales: Tensor | None = None,
 ) -> Losses:
@@ -133,7 +133,7 @@ def _blocks(
     return in_blocks(h, weight, bias, target, wanted[:3], smoothing=how.smoothing, scale=scale, scales=scales)
 
 
-def _reduced(losses: Losses, how: _How, kind: torch.dtype) -> Tensor:
+def _reduced(losses: Losses, how: How, kind: torch.dtype) -> Tensor:
     if how.reduction == "none":
         return losses.each.to(kind)
     count = losses.each.shape[0]
@@ -141,19 +141,8 @@ def _reduced(losses: Losses, how: _How, kind: torch.dtype) -> Tensor:
     return torch.scalar_tensor(mean if how.reduction == "mean" else losses.total, dtype=kind)
 
 
-def _composed(input: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, how: _How) -> Tensor:
-    kind = arithmetic(input, weight)
-    with torch.autocast(input.device.type, enabled=False):
-        logits = functional.linear(input.to(kind), weight.to(kind), None if bias is None else bias.to(kind))
-        loss = functional.cross_entropy(
-            logits.flatten(0, -2), target.flatten(), reduction=how.reduction, ignore_index=how.ignore_index,
-            label_smoothing=how.smoothing,
-        )  # fmt: skip
-    return loss.reshape(target.shape) if how.reduction == "none" else loss
-
-
 def _composed_gradients(
-    h: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, grad: Tensor, how: _How, wanted: Sequence[bool]
+    h: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, grad: Tensor, how: How, wanted: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
     """The gradients as differentiable functions of all that they depend on; no target is ignored."""
     kind = arithmetic(h, weight)
@@ -213,7 +202,8 @@ def _check(tensors: Sequence[Tensor], target: Tensor, reduction: str, smoothing:
     for other in (*tensors[1:], target):
         if other.device != input.device:
             raise ValueError(f"input is on {input.device}, another tensor on {other.device}: move one with .to()")
-    if backend == "compiled" and input.device.type not in ("cpu", "meta"):
+    if backend == "compiled" and input.device.type not in ("cpu", "cuda", "meta"):
         raise NotImplementedError(
-            f'the compiled backend works on the CPU, the input is on {input.device}: use backend="reference" there'
+            "the compiled backend works on the CPU and on NVIDIA GPUs, "
+            f'the input is on {input.device}: use backend="reference" there'
         )

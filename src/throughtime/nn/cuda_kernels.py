@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -10,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from throughtime.codegen.cuda import Parts, cuda_source, parts
+from throughtime.codegen.cuda import Parts, cuda_source, parts, step_source
 from throughtime.codegen.source import widths
 from throughtime.nn import cuda_model
 from throughtime.nn.cuda_layout import GROUPS, MAIL, Memory, Problem, Scheme, layout
 from throughtime.nn.cuda_model import Facts, Wish
+from throughtime.nn.cuda_product import Matrices, run_steps
 from throughtime.nn.kernels import DTYPES, MOST_CALLS, Place, Template, filled, template
 from throughtime.symbolic.program import Recurrence
 
@@ -98,7 +100,8 @@ class CudaKernel:
                 found = template(memory.words, strides, sampled, groups, reverse, times, item)
                 self._templates[key, scheme] = found
             words = np.array(filled(found, addresses, len(groups), seeds, lengths))
-            self._launch(scheme, memory, words, every, tensors)
+            own = [group[len(group) - len(self.recurrence.matrices) :] for group in groups]
+            self._launch(scheme, memory, words, given, Matrices(tensors, sampled, own))
 
         scheme = self._best.get((given, wish))
         if scheme is None:
@@ -110,10 +113,10 @@ class CudaKernel:
         run(scheme)
 
     def _launch(
-        self, scheme: Scheme, memory: Memory, words: NDArray[np.int64], groups: int, tensors: Sequence[Tensor | None]
+        self, scheme: Scheme, memory: Memory, words: NDArray[np.int64], given: Problem, matrices: Matrices
     ) -> None:
         """Launches as many groups at a time as a launch can be told of."""
-        front = len(memory.words)
+        front, groups = len(memory.words), given.groups
         each = (len(words) - front) // groups
         capacity = next((c for c in CAPACITIES if len(words) <= c), CAPACITIES[-1])
         most = (capacity - front) // each
@@ -122,11 +125,16 @@ class CudaKernel:
                 f'{self.recurrence.name} has more arrays than a launch can be told of: use backend="reference"'
             )
         run = self._program(scheme, capacity)
-        like = next(t for t in tensors if t is not None)
+        like = next(t for t in matrices.tensors if t is not None)
         for first in range(0, groups, most):
             count = min(most, groups - first)
             part = np.concatenate((words[:front], words[front + first * each : front + (first + count) * each]))
             part[GROUPS] = count
+            if scheme.exchange == "Product":
+                each_row = replace(scheme, teams=count * given.rows)
+                own = range(first, first + count)
+                run_steps(lambda w, s=each_row: run(w, s, 0), part, memory, given, matrices, own, scheme.operand)  # type: ignore[misc]
+                continue
             if scheme.exchange == "Grid":
                 # The words of a mailbox say which step they belong to, and none belongs to step 0.
                 mailbox = like.new_zeros(2 * scheme.teams * max(memory.mail, 1), dtype=torch.int64)
@@ -137,6 +145,9 @@ class CudaKernel:
         key = scheme.exchange, scheme.multiplier, scheme.threads, capacity
         found = self._programs.get(key)
         if found is None:
-            text = cuda_source(self.recurrence, DTYPES[self._dtype], scheme.exchange, scheme.multiplier)
+            if scheme.exchange == "Product":
+                text = step_source(self.recurrence, DTYPES[self._dtype])
+            else:
+                text = cuda_source(self.recurrence, DTYPES[self._dtype], scheme.exchange, scheme.multiplier)
             found = self._programs[key] = self.machine.program(self.recurrence.name, text, scheme, capacity)
         return found

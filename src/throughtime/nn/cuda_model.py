@@ -12,28 +12,26 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from throughtime.nn.cuda_layout import MULTIPLIERS, Problem, Scheme, layout, shares
+from throughtime.nn.cuda_layout import Problem, Scheme, layout
+from throughtime.nn.cuda_product import OPERANDS
+from throughtime.nn.cuda_tensor import DEPTHS, Cut, cut
 
 VARIABLE = "THROUGHTIME_CUDA"
-EXCHANGES = {"block": "Alone", "cluster": "Cluster", "grid": "Grid"}
-PRODUCTS = {
-    "float": "Scalar",
-    "bfloat16": "Tensor<tt::BFloat16>",
-    "float16": "Tensor<tt::Float16>",
-    "tfloat32": "Tensor<tt::TFloat32>",
-}
+EXCHANGES = {"block": "Alone", "cluster": "Cluster", "grid": "Grid", "product": "Product"}
+PRODUCTS = {"float": "", "bfloat16": "BFloat16", "float16": "Float16", "tfloat32": "TFloat32"}
 _LARGEST_TILE, _FEW = 64, 4
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the device is: "sm_90a", how many multiprocessors it has, the shared memory a block may use, in bytes, and
-    how many threads it is given."""
+    """What the device is: "sm_90a", how many multiprocessors it has, the shared memory a block may use, in bytes; how
+    many threads a block is given, and how many tiles of weights (of 4 registers) a warp may hold."""
 
     arch: str
     processors: int
     shared: int
     threads: int = 256
+    tiles: int = 32
 
     @property
     def clusters(self) -> bool:
@@ -42,9 +40,9 @@ class Facts:
 
 @dataclass(frozen=True)
 class Wish:
-    """What `THROUGHTIME_CUDA` asks for: "block", "cluster:4", "grid:16", "model" (what it estimates to be fastest) or
-    "timed" (the fastest of the few best by its estimate, measured at the first call of each shape); after a comma how
-    products are made: "float", "bfloat16", "float16" or "tfloat32"."""
+    """What `THROUGHTIME_CUDA` asks for: "block", "cluster:4", "grid:16", "product", "model" (what it estimates to be
+    fastest) or "timed" (the fastest of the few best by its estimate, measured at the first call of each shape); after a
+    comma how products are made: "float", "bfloat16", "float16" or "tfloat32"."""
 
     scheme: str = "block"
     members: int = 1
@@ -61,7 +59,7 @@ class Wish:
         if not good or (counted and not (number.isdigit() and int(number) > 1)):
             raise ValueError(
                 f'{VARIABLE} is "{text}", but must be "block", "cluster:4", "grid:16" (or another number of blocks '
-                f'above 1), "model" or "timed", and after a comma one of {", ".join(PRODUCTS)}'
+                f'above 1), "product", "model" or "timed", and after a comma one of {", ".join(PRODUCTS)}'
             )
         return Wish(name, int(number) if counted else 1, product)
 
@@ -72,8 +70,8 @@ def wish() -> Wish:
 
 def choose(problem: Problem, facts: Facts, wish: Wish) -> Scheme:
     """Raises NotImplementedError, naming the way out, where the wish cannot be met."""
-    multiplier = PRODUCTS[wish.product]
-    if multiplier != "Scalar" and problem.item != 4:
+    operand = PRODUCTS[wish.product]
+    if operand and problem.item != 4:
         raise NotImplementedError(f"tensor cores multiply float32 layers only: leave ,{wish.product} out of {VARIABLE}")
     if wish.scheme in ("model", "timed"):
         found = next(iter(promising(problem, facts, wish)), None)
@@ -88,11 +86,16 @@ def choose(problem: Problem, facts: Facts, wish: Wish) -> Scheme:
                 f"{problem.name}: {wish.members} blocks cannot share a vector of {problem.most_members} numbers: ask "
                 f"for fewer in {VARIABLE}"
             )
-        found = _fitted(problem, facts, EXCHANGES[wish.scheme], wish.members, multiplier)
+        if wish.scheme == "product" and operand not in OPERANDS:
+            raise NotImplementedError(
+                f"torch's products round to {wish.product} by torch.backends.cuda.matmul.allow_tf32 = True only: set "
+                f'that, and {VARIABLE} to "product"'
+            )
+        found = _fitted(problem, facts, EXCHANGES[wish.scheme], wish.members, operand)
     if found is None:
         raise NotImplementedError(
             f"{problem.name}: one sequence's states and what {wish.scheme}, {wish.product} keeps with them are more "
-            f"than the {facts.shared} bytes of shared memory that a block has: use a smaller layer or "
+            f'than the {facts.shared} bytes of shared memory that a block has: ask for "product" in {VARIABLE} or use '
             'backend="reference"'
         )
     return found
@@ -104,29 +107,35 @@ def promising(problem: Problem, facts: Facts, wish: Wish) -> list[Scheme]:
     return sorted(found, key=lambda s: cycles(problem, facts, s))[:_FEW]
 
 
-def candidates(problem: Problem, facts: Facts, multiplier: str = "Scalar") -> Iterator[Scheme]:
+def candidates(problem: Problem, facts: Facts, operand: str = "") -> Iterator[Scheme]:
     """Every scheme that the model compares."""
     for exchange, members in (
         ("Alone", (1,)),
         ("Cluster", (2, 4, 8, 16) if facts.clusters else ()),
         ("Grid", tuple(2**k for k in range(1, 9) if 2**k <= facts.processors)),
+        ("Product", (1,) if operand in OPERANDS else ()),
     ):
         for count in (m for m in members if m <= problem.most_members):
-            found = _fitted(problem, facts, exchange, count, multiplier)
+            found = _fitted(problem, facts, exchange, count, operand)
             if found is not None:
                 yield found
 
 
-def _fitted(problem: Problem, facts: Facts, exchange: str, members: int, multiplier: str) -> Scheme | None:
+def _fitted(problem: Problem, facts: Facts, exchange: str, members: int, operand: str) -> Scheme | None:
     """The largest tile that is worth having and fits, with the matrices held if they can be."""
+    if exchange == "Product":
+        return Scheme(exchange, operand, 1, 1, problem.rows * problem.groups, facts.threads, held=False)
     at_once = max(1, facts.processors // members)
     wanted = min(_LARGEST_TILE, -(-problem.rows * problem.groups // at_once), problem.rows)
-    if multiplier != "Scalar":
+    cuts: tuple[Cut, ...] = ()
+    if operand:
+        size, share = problem.size(), problem.share(members)
+        cuts = cut(problem.parts, size, share, DEPTHS[operand], facts.threads, facts.tiles)
         wanted = min(-(-wanted // 8) * 8, -(-problem.rows // 8) * 8)
-    for held in (True, False) if multiplier == "Scalar" else (True,):
+    for held in (True,) if operand else (True, False):
         tile = max(1, wanted)
         while True:
-            scheme = Scheme(exchange, multiplier, members, tile, threads=facts.threads, held=held)
+            scheme = Scheme(exchange, operand, members, tile, 1, facts.threads, held, cuts)
             if layout(problem, scheme, 1, 0).bytes <= facts.shared:
                 tiles = problem.groups * -(-problem.rows // tile)
                 # Blocks of a grid wait for one another: all must run at once. A cluster is started as a whole.
@@ -142,35 +151,65 @@ def _fitted(problem: Problem, facts: Facts, exchange: str, members: int, multipl
 _BARRIER, _PUSH, _THROUGH_L2 = 40, 300, 800
 _SHARED_BYTES, _PUSH_BYTES, _L2_BYTES = 128, 18, 36
 _MULTIPLY_ADDS = {0: 128, 8: 1024 * 0.63, 16: 2048 * 0.63}  # a cycle of one multiprocessor, by depth of a tile
+_TILES = 24 / 2  # a warp's, one after the other, in two chains
 _POINTWISE = 110
+_LAUNCH = 4200  # 2.1 microseconds: Hazy Research 2025, on an H100
+_LIBRARY = 0.7  # of the rate of multiply-adds that a library of products reaches: a guess
 
 
 def cycles(problem: Problem, facts: Facts, scheme: Scheme) -> float:
     """A rough estimate of the cycles that a step of all sequences takes."""
-    size = dict(zip(problem.widths, problem.numbers, strict=True))
-    share = dict(zip(problem.widths, shares(problem.numbers, scheme.members), strict=True))
-    depth = MULTIPLIERS[scheme.multiplier]
-    weight = 4 if depth == 8 else 2 if depth else problem.item
+    size, share = problem.size(), problem.share(scheme.members)
+    if scheme.exchange == "Product":
+        return _cycles_of_products(problem, facts, scheme)
     total = 0.0
-    for width, nets, sources in problem.parts.products:
-        outputs, deep = nets * share[width], sum(size[s] for s in sources)
-        rate = _SHARED_BYTES if scheme.held else _L2_BYTES
-        total += max(outputs * deep * scheme.tile / _MULTIPLY_ADDS[depth], outputs * deep * weight / rate) + _BARRIER
+    for k, product in enumerate(problem.parts.products):
+        work = product.nets * share[product.width] * sum(size[s] for s in product.sources)
+        if scheme.operand:
+            one, depth, wide = scheme.cuts[k], DEPTHS[scheme.operand], -(-scheme.tile // 8)
+            tiles = one.all_jobs * one.deep * wide
+            chain = one.jobs * one.deep * wide * _TILES
+            read = one.shared_tiles * wide * 512 / _SHARED_BYTES
+            total += max(tiles * 128 * depth / _MULTIPLY_ADDS[depth], chain, read) + _BARRIER
+        else:
+            rate = _SHARED_BYTES if scheme.held else _L2_BYTES
+            total += max(work * scheme.tile / _MULTIPLY_ADDS[0], work * problem.item / rate) + _BARRIER
     total += len(problem.parts.phases) * (_BARRIER + _POINTWISE)
     exchanged = [size[w] for w, whole in (*problem.parts.carries, *problem.parts.buffers) if whole]
     if scheme.members > 1:
         latency, rate = (_PUSH, _PUSH_BYTES) if scheme.exchange == "Cluster" else (_THROUGH_L2, _L2_BYTES)
         words = 1 if scheme.exchange == "Cluster" else 2  # a posted number carries its step
-        exchanges = max(1, len({w for w, _, _ in problem.parts.phases}))
+        exchanges = max(1, len({p.width for p in problem.parts.phases}))
         total += exchanges * latency + sum(exchanged) * scheme.tile * problem.item * words / rate
     tiles = problem.groups * -(-problem.rows // scheme.tile)
     turns = -(-tiles * scheme.members // facts.processors)
     return total * turns
 
 
+def _cycles_of_products(problem: Problem, facts: Facts, scheme: Scheme) -> float:
+    """Launches, and products that fill the whole device."""
+    size = problem.size()
+    depth = DEPTHS.get(scheme.operand, 0)
+    total = 0.0
+    for product in problem.parts.products:
+        weights = product.nets * size[product.width] * sum(size[s] for s in product.sources) * problem.groups
+        rate = facts.processors * _LIBRARY * _MULTIPLY_ADDS[depth]
+        total += max(
+            weights * problem.rows / rate, weights * (2 if depth else problem.item) / facts.processors / _L2_BYTES
+        )
+    numbers = sum(size[w] for w, _ in (*problem.parts.carries, *problem.parts.buffers)) * problem.rows * problem.groups
+    total += 2 * numbers * problem.item / facts.processors / _L2_BYTES
+    return total + (len(problem.parts.products) * (1 + bool(depth)) + len(problem.parts.phases)) * _LAUNCH
+
+
 def described(scheme: Scheme) -> str:
     """The scheme in words."""
+    product = next(name for name, operand in PRODUCTS.items() if operand == scheme.operand)
+    if scheme.exchange == "Product":
+        return f"one product per step of all sequences by torch, {product}, and one launch for each phase"
     how = {"Alone": "one block", "Cluster": f"a cluster of {scheme.members} blocks", "Grid": f"{scheme.members} blocks"}
-    product = next(name for name, text in PRODUCTS.items() if text == scheme.multiplier)
     kept = "weights in shared memory" if scheme.held else "weights read from memory at every step"
+    if scheme.operand:
+        tiles, shared = (sum(c.all_jobs * c.deep for c in scheme.cuts), sum(c.shared_tiles for c in scheme.cuts))
+        kept = f"{tiles - shared} of {tiles} tiles of weights in registers"
     return f"{scheme.teams} teams of {how[scheme.exchange]} x {scheme.tile} sequences, {product} products, {kept}"

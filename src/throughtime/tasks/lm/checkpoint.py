@@ -18,7 +18,7 @@ from torch import Tensor
 
 from throughtime.tasks.errors import Failure
 from throughtime.tasks.files import explained, publish_folder, read_manifest, read_verified
-from throughtime.tasks.lm.model import LanguageModel, State
+from throughtime.tasks.lm.model import LanguageModel, State, map_state
 from throughtime.tasks.lm.run import json_bytes, load_weights, tensors, weights_bytes
 
 KEPT = 2
@@ -111,12 +111,18 @@ def _load_one(checkpoint: Path, training: Training) -> None:
     found = tensors(files[TRAINING], checkpoint / TRAINING)
     training.progress = Progress(**json.loads(files[PROGRESS]))
     _restore_optimizer(training.optimizer, found)
-    training.state = _restore_state(found)
+    device = training.model.device
+    state = _restore_state(found)
+    training.state = None if state is None else map_state(lambda part: part.to(device), state)
     torch.set_rng_state(found["random"])
+    if device.type == "cuda" and "random_cuda" in found:  # a run may move to another device
+        torch.cuda.set_rng_state(found["random_cuda"], device)
 
 
 def _training_tensors(training: Training) -> dict[str, Tensor]:
     found = {"random": torch.get_rng_state()}
+    if training.model.device.type == "cuda":
+        found["random_cuda"] = torch.cuda.get_rng_state(training.model.device)
     for number, values in training.optimizer.state_dict()["state"].items():
         for name, value in values.items():
             if value is not None:  # SGD without momentum keeps an empty place

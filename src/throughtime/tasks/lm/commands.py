@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from throughtime.tasks.errors import Failure, UsageError
+from throughtime.tasks.lm.device import check_device
 from throughtime.tasks.lm.places import check_out, locked, new_folder
 from throughtime.tasks.lm.resolve import check, resolve, resumed
 from throughtime.tasks.lm.settings import EvalSettings, SampleSettings, TrainSettings
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 def train(settings: TrainSettings, parse: Callable[[TrainSettings], TrainSettings]) -> None:
     """`throughtime train lm`. parse: reads the same command line again with other defaults, for --resume."""
     check(settings)
+    check_device(settings.device)
     if settings.resume is not None:
         _continue(settings.resume, parse)
     else:
@@ -44,9 +46,10 @@ def sample(settings: SampleSettings) -> None:
         raise UsageError(f"--length {settings.length}: give at least 1")
     if settings.seed is not None and settings.seed < 0:
         raise UsageError(f"--seed {settings.seed}: give at least 0")
+    check_device(settings.device)
     prime = os.fsencode(settings.prime).decode("utf-8", "replace")
     run = Run.open(Path(settings.run))
-    vocabulary, model = run.vocabulary(), _model(run, settings.weights)
+    vocabulary, model = run.vocabulary(), _model(run, settings.weights).to(settings.device)
     unknown = unknown_in(prime, vocabulary)
     if unknown:
         warn(f"the model does not know {', '.join(map(repr, unknown))}: read as unknown")
@@ -78,8 +81,9 @@ def evaluate(settings: EvalSettings) -> None:
 
     if not settings.data:
         raise UsageError("eval: give the text to measure, as in: throughtime eval RUN FILE")
+    check_device(settings.device)
     run = Run.open(Path(settings.run))
-    vocabulary, model = run.vocabulary(), _model(run, settings.weights)
+    vocabulary, model = run.vocabulary(), _model(run, settings.weights).to(settings.device)
     by_line = bool(run.config["settings"]["by_line"])
     text = load_text(settings.data, vocabulary, settings.errors, by_line)
     if not len(text.ids):
@@ -121,6 +125,7 @@ def _start(settings: TrainSettings) -> None:
     shape = Shape(corpus.vocabulary.size, resolved.embedding, resolved.hidden, resolved.dropout)
     model = _built(lambda: LanguageModel(cell, shape))
     model.start_from_frequencies(torch.from_numpy(corpus.training.ids).bincount(minlength=shape.units))
+    model.to(resolved.device)
     screen = Screen()
     first_screen(screen, corpus, resolved, notes, guide, model)
     folder = new_folder(settings.out)
@@ -143,11 +148,12 @@ def _continue(given: str, parse: Callable[[TrainSettings], TrainSettings]) -> No
     folder = Path(given)
     run = Run.open(folder)
     settings, new_budget = resumed(_stored_settings(run.config), given, parse)
+    check_device(settings.device)
     with locked(folder):
         corpus = load_corpus(settings, run.vocabulary())
         _same_text(run, corpus)
         _use_threads(settings.threads)
-        model, guide, screen = run.empty_model(), baselines(corpus), Screen()
+        model, guide, screen = run.empty_model().to(settings.device), baselines(corpus), Screen()
         first_screen(screen, corpus, settings, [], guide, model)
         session = Session(run, corpus, settings, model, guide, screen)
         session.restore(new_budget)

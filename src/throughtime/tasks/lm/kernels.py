@@ -21,7 +21,7 @@ def prepare_kernels(model: LanguageModel, by_line: bool, tell: Callable[[str], N
     compiled: list[CompileEvent] = []
     with listening(tell, compiled):
         started = time.monotonic()
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
             inputs = torch.zeros(2, 2, dtype=torch.int64)
             features, _ = model(inputs, lengths=torch.tensor([2, 1]) if by_line else None)
             torch.autograd.backward(model.loss(features, inputs)[0])

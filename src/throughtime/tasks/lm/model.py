@@ -49,11 +49,17 @@ class LanguageModel(nn.Module):
         self.dropout = nn.Dropout(shape.dropout)
         self.output = nn.Linear(shape.hidden[-1], shape.units)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; inputs and targets may be elsewhere."""
+        return self.output.weight.device
+
     def forward(
         self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """Features [T, B, H] that the output layer reads, and the state after each sequence's last step."""
         # One-hot input stays a number [T, B]; embedded input is [T, B, I].
+        inputs, lengths = inputs.to(self.device), None if lengths is None else lengths.to(self.device)
         features = inputs if self.embedding is None else self.dropout(self.embedding(inputs))
         after: State = []
         for k, stack in enumerate(self.recurrent):
@@ -65,7 +71,7 @@ class LanguageModel(nn.Module):
     def loss(self, features: Tensor, targets: Tensor) -> tuple[Tensor, int]:
         """Mean cross-entropy in nats, and the number of targets [T, B] that it is the mean of: those not IGNORED."""
         mean = tt.linear_cross_entropy(
-            features, self.output.weight, targets, linear_bias=self.output.bias, ignore_index=IGNORED
+            features, self.output.weight, targets.to(self.device), linear_bias=self.output.bias, ignore_index=IGNORED
         )
         return mean, int(torch.count_nonzero(targets != IGNORED))
 
@@ -73,8 +79,9 @@ class LanguageModel(nn.Module):
     def nats(self, features: Tensor, targets: Tensor) -> float:
         """Summed cross-entropy of the targets [T, B] that are not IGNORED, added up in float64."""
         each = tt.linear_cross_entropy(
-            features, self.output.weight, targets, linear_bias=self.output.bias, ignore_index=IGNORED, reduction="none"
-        )
+            features, self.output.weight, targets.to(self.device), linear_bias=self.output.bias, ignore_index=IGNORED,
+            reduction="none",
+        )  # fmt: skip
         return float(each.sum(dtype=torch.float64))
 
     def logits(self, features: Tensor) -> Tensor:

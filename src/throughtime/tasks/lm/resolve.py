@@ -35,6 +35,8 @@ def check(settings: TrainSettings) -> None:
             raise UsageError(f"{_flag(name)} {value}: give a number above 0")
     if not 0 <= settings.dropout < 1:
         raise UsageError(f"--dropout {settings.dropout}: give a probability from 0 to below 1")
+    if settings.watch and settings.device != "cpu":
+        raise UsageError(f"--watch with --device {settings.device}: error flow is shown on the CPU only; leave one out")
     if not settings.hidden or min(settings.hidden) < 1:
         raise UsageError("--hidden: give one width, or one for each layer, each at least 1")
     if settings.layers is not None and len(settings.hidden) not in (1, settings.layers):

@@ -68,7 +68,7 @@ def generate(
     for first in range(0, len(read), PRIME_STEPS):
         features, state = model(torch.tensor(read[first : first + PRIME_STEPS])[:, None], state)
     while True:
-        scores = model.logits(features[-1, 0]).double().numpy()
+        scores = model.logits(features[-1, 0]).double().cpu().numpy()
         if vocabulary.unit != "byte":
             scores[UNKNOWN] = -np.inf
         number = choice.draw(scores, generator)

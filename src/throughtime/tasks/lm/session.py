@@ -9,7 +9,6 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import torch
 
 from throughtime.tasks.errors import Interrupted, UsageError
 from throughtime.tasks.files import append_line, explained
@@ -20,6 +19,7 @@ from throughtime.tasks.lm.batches import Lines, Reading, Source, Streams
 from throughtime.tasks.lm.checkpoint import Progress, Training
 from throughtime.tasks.lm.corpus import Corpus
 from throughtime.tasks.lm.curve import draw_curve
+from throughtime.tasks.lm.device import described
 from throughtime.tasks.lm.evaluation import Score, evaluate, thinned
 from throughtime.tasks.lm.facts import baseline_fact, data_facts, model_fact, training_fact
 from throughtime.tasks.lm.kernels import prepare_kernels
@@ -214,7 +214,7 @@ def first_screen(
     kernel = prepare_kernels(model, settings.by_line, screen.line)
     screen.facts(
         [
-            ("device", f"cpu, {torch.get_num_threads()} threads, float32"),
+            ("device", described(model.device)),
             ("kernel", kernel),
         ]
     )

@@ -11,7 +11,7 @@ Unit = Literal["char", "word", "byte"]
 Optimizer = Literal["sgd", "momentum", "rmsprop", "adagrad", "adam", "adamw"]
 
 # What a continued run may change; everything else is fixed by the first command.
-RESUMABLE = ("epochs", "minutes", "steps", "evaluate_every", "sample_length", "threads", "watch")
+RESUMABLE = ("epochs", "minutes", "steps", "evaluate_every", "sample_length", "threads", "device", "watch")
 BUDGET = ("epochs", "minutes", "steps")
 
 
@@ -79,6 +79,8 @@ class TrainSettings:
     """Starts the initial weights, the order of the data and the dropout."""
     threads: int | None = None
     """CPU threads. Default: torch's choice."""
+    device: str = "cpu"
+    """Where to compute: cpu, or cuda for an NVIDIA GPU."""
     out: str | None = None
     """Folder of the run, new or empty. Default: runs/lm, runs/lm-2, ..."""
     resume: str | None = None
@@ -107,6 +109,8 @@ class SampleSettings:
     """End before this text appears."""
     weights: Literal["best", "last"] = "best"
     """Weights of the best evaluation, or the newest."""
+    device: str = "cpu"
+    """Where to compute: cpu, or cuda for an NVIDIA GPU."""
 
 
 @dataclass(frozen=True)
@@ -140,3 +144,5 @@ class EvalSettings:
     """What to do with bytes that are not UTF-8: stop and name the place, or read them as U+FFFD."""
     weights: Literal["best", "last"] = "best"
     """Weights of the best evaluation, or the newest."""
+    device: str = "cpu"
+    """Where to compute: cpu, or cuda for an NVIDIA GPU."""

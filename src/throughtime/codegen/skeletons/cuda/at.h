@@ -12,10 +12,10 @@ struct At {
   Int t, b;
 
   TT_INLINE T net(int k) const {
-    const int share = block.share(Phase::width), slices_of = block.of(slices);
+    const int share = block.share(Phase::width), pieces = block.weights(Phase::net_product[k]).pieces;
     const T* from = block.numbers(nets) + (r * Phase::nets + k) * share + unit - block.begin(Phase::width);
     T sum = *from;
-    for (int s = 1; s < slices_of; ++s) sum += from[s * block.of(tile) * Phase::nets * share];
+    for (int s = 1; s < pieces; ++s) sum += from[s * block.of(tile) * Phase::nets * share];
     return sum;
   }
   TT_INLINE const T* row(int k) const {

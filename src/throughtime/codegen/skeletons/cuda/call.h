@@ -42,7 +42,14 @@ struct Shared {
   Int mail;  // where its numbers lie in the team's mailbox
 };
 
-enum Front { steps, rows, groups, origin, members, tile, teams, mail, mail_step, slices, nets, scratch, parts, ranges, held, front };
+// Where a product's weights are kept in the block's memory; on tensor cores, into how many pieces the depth of its vectors
+// is cut, and how many tiles deep they are.
+struct Weights {
+  Int place;
+  int pieces, deep;
+};
+
+enum Front { steps, rows, groups, origin, members, tile, teams, mail, mail_step, stage, step, nets, scratch, parts, ranges, held, front };
 
 // A direction, or a head of one.
 template <class Cell, class T>
@@ -87,7 +94,7 @@ struct Block {
   static constexpr int width_words = front, share_words = width_words + Cell::widths,
                        carry_words = share_words + Cell::widths, buffer_words = carry_words + 3 * Cell::carries,
                        total_words = buffer_words + 3 * Cell::buffers, sum_words = total_words + 3 * Cell::all_totals,
-                       weight_words = sum_words + 2 * Cell::sums, all_words = weight_words + Cell::all_products;
+                       weight_words = sum_words + 2 * Cell::sums, all_words = weight_words + 3 * Cell::all_products;
 
   explicit Block(const Int* words)
       : word(words), memory(shared_memory()), team(block_number() / int(words[members])),
@@ -137,6 +144,11 @@ struct Block {
   Shared<T> shared_total(int k_) const {
     const Int* w = word + total_words + 3 * k_;
     return {at(w[0]) + side(k, w[1]), int(w[1]), member, 1, of(members), w[2]};
+  }
+
+  Weights weights(int product) const {
+    const Int* w = word + weight_words + 3 * product;
+    return {w[0], int(w[1]), int(w[2])};
   }
 
   // The steps [first, last) that sequence r of the tile belongs to.

@@ -11,6 +11,7 @@ template <class Cell, class T, class Exchange, class Multiplier>
 struct Loop {
   Block<Cell, T> block;
   Exchange exchange;
+  Multiplier multiplier = {};
 
   explicit Loop(const Int* words) : block(words), exchange(block) {}
 
@@ -148,17 +149,21 @@ struct Loop {
 
   template <class... Phases>
   void hold_all(Sequence<Phases...>) {
-    (hold<Phases>(typename Phases::Products{}), ...);
+    (hold<Phases, Phases::first_product>(typename Phases::Products{}), ...);
   }
-  template <class Phase, class... Products>
-  void hold([[maybe_unused]] Sequence<Products...> products) {
-    [[maybe_unused]] int number = Phase::first_product;
-    (Multiplier::template hold<Products>(block, Phase::width, number++), ...);
+  template <class Phase, int number>
+  void hold(Sequence<>) {}
+  template <class Phase, int number, class Product, class... More>
+  void hold(Sequence<Product, More...>) {
+    multiplier.template hold<Product, number>(block, Phase::width);
+    hold<Phase, number + 1>(Sequence<More...>{});
   }
-  template <class Phase, class... Products>
-  void multiply([[maybe_unused]] Sequence<Products...> products) {
-    [[maybe_unused]] int number = Phase::first_product;
-    (Multiplier::template multiply<Products, Phase>(block, number++), ...);
+  template <class Phase, int number>
+  void multiply(Sequence<>) {}
+  template <class Phase, int number, class Product, class... More>
+  void multiply(Sequence<Product, More...>) {
+    multiplier.template multiply<Product, Phase, number>(block);
+    multiply<Phase, number + 1>(Sequence<More...>{});
   }
 
   template <class... Phases>
@@ -169,7 +174,7 @@ struct Loop {
   template <class Phase>
   void phase() {
     if constexpr (Phase::nets > 0) {
-      multiply<Phase>(typename Phase::Products{});
+      multiply<Phase, Phase::first_product>(typename Phase::Products{});
       sync();
     }
     const Int t = block.time();
@@ -251,8 +256,8 @@ struct Loop {
 
 }  // namespace tt
 
-#define TT_ENTRY(Cell, T, Exchange, Multiplier)                                \
+#define TT_ENTRY(Cell, T, Exchange, ...)                                       \
   TT_KERNEL tt_run(TT_CONSTANT tt::Words<TT_WORDS> words) {                    \
-    tt::Loop<Cell<T>, T, tt::Exchange, tt::Multiplier> loop(words.word);       \
+    tt::Loop<Cell<T>, T, tt::Exchange, tt::__VA_ARGS__> loop(words.word);      \
     loop.run();                                                                \
   }

@@ -4,6 +4,7 @@
 
 #define TT_INLINE __forceinline__
 #define TT_UNROLL _Pragma("unroll")
+#define TT_ROLLED _Pragma("unroll 1")
 
 namespace tt {
 

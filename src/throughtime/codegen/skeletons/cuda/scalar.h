@@ -1,19 +1,26 @@
-// Products by plain multiply-adds. With one slice every net is one chain of fused multiply-adds in ascending order of
-// depth, as on the CPU.
+// Products by plain multiply-adds: every net is one chain of fused multiply-adds in ascending order of depth, as on the
+// CPU.
 #pragma once
 
 #include "call.h"
 
 namespace tt {
 
+// Vectors in a row: number i of vector j at data[j * out_step + i * in_step].
+template <class T>
+struct Rows {
+  const T* data;
+  Int out_step, in_step;
+};
+
 struct Scalar {
   static constexpr int tile_rows = 4;  // sequences that one thread multiplies a weight with
 
   // The own rows of the matrices, [source][depth][net][unit], to where they stay for all steps.
-  template <class P, class Cell, class T>
-  static void hold(const Block<Cell, T>& block, int phase_width, int product) {
+  template <class P, int product, class Cell, class T>
+  static void hold(const Block<Cell, T>& block, int phase_width) {
     const int count = block.count(phase_width), share = block.share(phase_width);
-    T* to = block.at(block.word[block.weight_words + product]);
+    T* to = block.at(block.weights(product).place);
     TT_UNROLL
     for (int s = 0; s < P::sources; ++s) {
       const int depth = block.width(P::source_width[s]);
@@ -29,39 +36,33 @@ struct Scalar {
     }
   }
 
-  template <class P, class Phase, class Cell, class T>
-  static void multiply(const Block<Cell, T>& block, int product) {
-    const int count = block.count(Phase::width), share = block.share(Phase::width), parts_of = block.of(slices);
+  template <class P, class Phase, int product, class Cell, class T>
+  static void multiply(const Block<Cell, T>& block) {
+    const int count = block.count(Phase::width), share = block.share(Phase::width);
     const int high = (block.rows + tile_rows - 1) / tile_rows;
-    int deep = 0;
-    TT_UNROLL
-    for (int s = 0; s < P::sources; ++s) deep += block.width(P::source_width[s]);
-    for (int i = thread(); i < count * P::nets * high * parts_of; i += threads()) {
-      const int unit = i % count, net = i / count % P::nets, row0 = i / count / P::nets % high * tile_rows;
-      const int slice = i / count / P::nets / high;
-      int from = deep * slice / parts_of, to = deep * (slice + 1) / parts_of;  // within this source and those to come
+    for (int i = thread(); i < count * P::nets * high; i += threads()) {
+      const int unit = i % count, net = i / count % P::nets, row0 = i / count / P::nets * tile_rows;
       T sum[tile_rows] = {};
-      const T* kept = block.at(block.word[block.weight_words + product]) + net * share + unit;
+      const T* kept = block.at(block.weights(product).place) + net * share + unit;
       TT_UNROLL
       for (int s = 0; s < P::sources; ++s) {
         const int depth = block.width(P::source_width[s]);
         Rows<T> rows = rows_of<P>(block, Phase::width, net, s);
         rows.data += unit * rows.out_step;
         if (block.word[held]) rows = {kept, 0, P::nets * share};
+        const Rows<T> vectors = source<P>(block, s);
         const T* vector[tile_rows];
         TT_UNROLL
-        for (int r = 0; r < tile_rows; ++r) {
-          const int row = row0 + r < block.rows ? row0 + r : block.rows - 1;
-          vector[r] = source<P>(block, s, row);
-        }
-        for (int k = from > 0 ? from : 0; k < to && k < depth; ++k) {
+        for (int r = 0; r < tile_rows; ++r)
+          vector[r] = vectors.data + (row0 + r < block.rows ? row0 + r : block.rows - 1) * vectors.out_step;
+        for (int k = 0; k < depth; ++k) {
           const T weight = rows.data[k * rows.in_step];
           TT_UNROLL
           for (int r = 0; r < tile_rows; ++r) sum[r] = fma(vector[r][k], weight, sum[r]);
         }
-        from -= depth, to -= depth, kept += depth * P::nets * share;
+        kept += depth * P::nets * share;
       }
-      T* out = block.numbers(nets) + ((slice * block.of(tile) + row0) * Phase::nets + P::first + net) * share + unit;
+      T* out = block.numbers(nets) + (row0 * Phase::nets + P::first + net) * share + unit;
       TT_UNROLL
       for (int r = 0; r < tile_rows; ++r)
         if (row0 + r < block.rows) out[r * Phase::nets * share] = sum[r];
@@ -69,12 +70,6 @@ struct Scalar {
   }
 
   // The rows of a matrix that make the own units of a net.
-  template <class T>
-  struct Rows {
-    const T* data;
-    Int out_step, in_step;
-  };
-
   template <class P, class Cell, class T>
   static Rows<T> rows_of(const Block<Cell, T>& block, int phase_width, int net, int s) {
     const Factor factor = P::factor[net * P::sources + s];
@@ -84,12 +79,12 @@ struct Scalar {
     return {matrix.data + block.begin(phase_width) * out_step, out_step, in_step};
   }
 
-  // The vector that a product reads, of one sequence.
+  // The vectors that a product reads, one of each sequence.
   template <class P, class Cell, class T>
-  static const T* source(const Block<Cell, T>& block, int s, int row) {
+  static TT_INLINE Rows<T> source(const Block<Cell, T>& block, int s) {
     const int number = P::source[s];
-    if (number < Cell::carries) return block.carry(number, block.k) + row * block.carry_stride(number);
-    return block.buffer(number - Cell::carries) + row * block.buffer_stride(number - Cell::carries);
+    if (number < Cell::carries) return {block.carry(number, block.k), block.carry_stride(number), 1};
+    return {block.buffer(number - Cell::carries), block.buffer_stride(number - Cell::carries), 1};
   }
 };
 
