@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -48,6 +49,7 @@ class Derived:
         self.loops = {mode: [name for name in self.names if name in names] for mode, names in used.items()}
         self.biases = [p.name for p in self.layout.of_kind("bias")]
         self._kinds: dict[tuple[object, ...], Kind] = {}
+        self.short_ways: dict[bool, list[Any]] = {}  # the layer's, see short.py
 
     def __deepcopy__(self, memo: object) -> Derived:
         return self  # nothing in it is a layer's own

@@ -114,7 +114,6 @@ class Recurrent(nn.Module):
         self.merge, self.reverse, self.connections = merge, reverse, connections
         self.weight_drop, self.heads = float(weight_drop), heads
         self.derived = Derived(self.cell, bias, num_layers, heads, learn_initial_state)
-        self.short_ways: dict[bool, Any] = {}  # by mode; see short.py
         widths = [(self.sizes(level)["input"], self.output_size(level)) for level in range(num_layers)]
         check_connections(connections, merge, bidirectional, reverse, widths)
         made: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -136,12 +135,11 @@ class Recurrent(nn.Module):
         self.reset_parameters()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("derived", "short_ways")}
+        return {k: v for k, v in self.__dict__.items() if k != "derived"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.derived = Derived(self.cell, self.bias, self.num_layers, self.heads, self.learn_initial_state)
-        self.short_ways = {}
 
     def reset_parameters(self) -> None:
         """Draws new weights; see `tt.init.default_`."""

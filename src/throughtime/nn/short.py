@@ -39,9 +39,9 @@ def short_call(layer: Recurrent, input: Any, state: Any) -> tuple[Tensor, Any] |
     if torch.compiler.is_compiling() or type(input) not in _PLAIN or not input.is_cpu:
         return None
     training, parameters = layer.training, layer._parameters
-    levels = layer.short_ways.get(training)
+    levels: list[_Level] | None = layer.derived.short_ways.get(training)
     if levels is None:
-        levels = layer.short_ways[training] = _levels(layer, training)
+        levels = layer.derived.short_ways[training] = _levels(layer, training)
     weight = parameters.get(levels[0].operands[0][0]) if levels else None
     if (
         (weight is None or weight.dtype not in _KINDS)
