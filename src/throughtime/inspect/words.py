@@ -44,8 +44,8 @@ CHINESE = {
     # units, gates, weights
     "units": "单元",
     "units, by their mean": "单元，按均值排列",
-    "state {state}: a unit moves by {moved:.2f} from step to step on average": (
-        "状态 {state}：每个单元每步平均变化 {moved:.2f}"
+    "a unit of {state} moves by {moved:.2f} from step to step on average": (
+        "{state} 的每个单元每步平均变化 {moved:.2f}"
     ),
     "value of {state}": "{state} 的值",
     "below {bound}": "低于 {bound}",

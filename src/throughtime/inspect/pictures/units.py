@@ -46,7 +46,7 @@ def draw_states(flow: Flow, labels: Labels, title: str = "", sequence: int = 0, 
         axes.set_ylabel(say("units, by their mean"))
         axes.set_yticks([])
         moved = float(np.abs(np.diff(values, axis=1)).mean())
-        told = say("state {state}: a unit moves by {moved:.2f} from step to step on average", state=state, moved=moved)
+        told = say("a unit of {state} moves by {moved:.2f} from step to step on average", state=state, moved=moved)
         titled(axes, say("{layer}: {told}", layer=layer.called(say), told=told))
         figure.colorbar(image, ax=axes, label=say("value of {state}", state=state), pad=0.01,
                         extend="both" if largest > bound else "neither")  # fmt: skip
