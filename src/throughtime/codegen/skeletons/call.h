@@ -105,4 +105,30 @@ T* allocate(int64_t count) {
   return posix_memalign(&memory, 64, size_t(count > 0 ? count : 1) * sizeof(T)) == 0 ? (T*)memory : nullptr;
 }
 
+// The packed weights of a call, in memory that the next one uses again: fresh pages can take longer than a short call.
+// Calls side by side find nothing kept, and the last to end leaves its memory.
+struct Packing {
+  static constexpr size_t front = 64, most = size_t(128) << 20;  // bytes: before the numbers; that are kept
+  static inline char* kept = nullptr;                            // its length stands at its beginning
+  char* memory = nullptr;
+
+  // Null if there is no memory.
+  template <class T>
+  T* open(int64_t count) {
+    const size_t bytes = front + size_t(count) * sizeof(T);
+    memory = __atomic_exchange_n(&kept, (char*)nullptr, __ATOMIC_ACQ_REL);
+    if (memory && *(size_t*)memory < bytes) {
+      free(memory);
+      memory = nullptr;
+    }
+    if (!memory && (memory = allocate<char>(int64_t(bytes)))) *(size_t*)memory = bytes;
+    return memory ? (T*)(memory + front) : nullptr;
+  }
+
+  void close() {
+    if (memory && *(size_t*)memory <= most) memory = __atomic_exchange_n(&kept, memory, __ATOMIC_ACQ_REL);
+    free(memory);
+  }
+};
+
 }  // namespace tt
