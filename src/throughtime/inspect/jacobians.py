@@ -119,7 +119,7 @@ def one_step(recording: Recording, level: int, direction: int, sequences: list[i
     """
     layer = recording.layer
     sizes = layer.sizes(level)
-    timed = any(n.op == "time" for n in layer.derived.equations[layer.training].graph.nodes)
+    timed = layer.derived.equations[layer.training].has("time")
     single = Recurrent(
         Clocked(layer.cell) if timed else layer.cell,
         sizes["input"],

@@ -17,7 +17,7 @@ from throughtime.nn import cuda_model
 from throughtime.nn.cuda_layout import GROUPS, MAIL, Memory, Problem, Scheme, layout
 from throughtime.nn.cuda_model import Facts, Wish
 from throughtime.nn.cuda_product import Matrices, run_steps
-from throughtime.nn.kernels import DTYPES, MOST_CALLS, Place, Template, filled, template
+from throughtime.nn.kernels import DTYPES, MOST_CALLS, Place, Template, addresses_of, filled, layout_of, template
 from throughtime.symbolic.program import Recurrence
 
 CAPACITIES = (496, 4000)
@@ -86,8 +86,7 @@ class CudaKernel:
         every = max(samples, 1) * len(groups)
         given = problem(self.recurrence, numbers, self._dtype, rows, every, self.parts)
         wish = cuda_model.wish()
-        strides = tuple([None if t is None else t.stride() for t in tensors])
-        addresses = [0 if t is None else t.data_ptr() for t in tensors]
+        strides, addresses = layout_of(tensors), addresses_of(tensors)
         key = strides, tuple(sampled), steps, rows, origin, samples, id(groups), lengths is None
 
         def run(scheme: Scheme) -> None:

@@ -44,9 +44,7 @@ def check_layers(module: nn.Module) -> None:
                 f"a {type(layer).__name__} that reads the sequence backwards cannot be truncated, for it starts at the "
                 "sequence's end: use bidirectional=False, or run the whole sequence at once"
             )
-        if isinstance(layer, Recurrent) and any(
-            n.op == "time" for e in layer.derived.equations.values() for n in e.graph.nodes
-        ):
+        if isinstance(layer, Recurrent) and any(e.has("time") for e in layer.derived.equations.values()):
             raise ValueError(
                 f"{layer.cell.name} counts the time steps, and each piece would count from 0 again: "
                 "run the whole sequence at once (recompute= saves memory)"

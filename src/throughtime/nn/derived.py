@@ -39,7 +39,7 @@ class Derived:
         self.state_names = [s.name for s in equation.states]
         self.state_widths: list[Width] = [s.seen.width for s in equation.states]
         self.signals = list(dict.fromkeys(s for e in self.equations.values() for s in e.signals))
-        self.noisy = {m: any(n.op == "noise" for n in e.graph.nodes) for m, e in self.equations.items()}
+        self.noisy = {mode: e.has("noise") for mode, e in self.equations.items()}
         self.programs = self._programs(traced=False)
         if heads > 1:
             for p in self.programs.values():

@@ -121,7 +121,7 @@ class Kernel:
 
         Raises MemoryError if work space cannot be had.
         """
-        layout = tuple([None if t is None else t.stride() for t in tensors])
+        layout = layout_of(tensors)
         threads = torch.get_num_threads()
         key = layout, tuple(sampled), steps, rows, samples, threads, id(groups)
         call = self._calls.get(key)
@@ -130,7 +130,7 @@ class Kernel:
                 self._calls.clear()
             call = self.prepared(layout, groups, numbers, reverse, steps, rows, threads, sampled, samples)
             self._calls[key] = call
-        call.run([0 if t is None else t.data_ptr() for t in tensors], origin, seeds, lengths)
+        call.run(addresses_of(tensors), origin, seeds, lengths)
 
     def prepared(
         self,
@@ -163,7 +163,15 @@ class Kernel:
         layout = [t.stride() for t in tensors]
         front = [1, rows, 1, 1, 0, 0, *numbers]
         found = template(front, layout, [False] * len(tensors), [group], [False], 1, self._bytes)
-        return list(filled(found, [t.data_ptr() for t in tensors], 1, (), None))
+        return list(filled(found, addresses_of(tensors), 1, (), None))
+
+
+def layout_of(tensors: Sequence[Tensor | None]) -> tuple[tuple[int, ...] | None, ...]:
+    return tuple([None if t is None else t.stride() for t in tensors])
+
+
+def addresses_of(tensors: Sequence[Tensor | None]) -> list[int]:
+    return [0 if t is None else t.data_ptr() for t in tensors]
 
 
 MOST_CALLS = 64

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from throughtime.nn import memory
 from throughtime.nn.calls import Job, Kind, empty_results
-from throughtime.nn.kernels import MATRIX, MOST_CALLS, Mapped, Place, PreparedCall
+from throughtime.nn.kernels import MATRIX, MOST_CALLS, Mapped, Place, PreparedCall, addresses_of, layout_of
 from throughtime.nn.matmul import (
     is_flat,
     laid_out,
@@ -76,14 +76,6 @@ def with_extras(row: list[Tensor | None], extras: Sequence[Extra], batch_first: 
         row.append(extra if isinstance(extra, Tensor) else _copied(row[extra[0]], extra[1], batch_first))  # type: ignore[arg-type]
 
 
-def layout(tensors: Sequence[Tensor | None]) -> tuple[tuple[int, ...] | None, ...]:
-    return tuple([None if t is None else t.stride() for t in tensors])
-
-
-def addresses_of(tensors: Sequence[Tensor | None]) -> list[int]:
-    return [0 if t is None else t.data_ptr() for t in tensors]
-
-
 def kept_call(calls: dict[object, Any], key: object, make: Callable[[], Any]) -> Any:
     found = calls.get(key)
     if found is None:
@@ -108,7 +100,7 @@ def prepared(
         ]
         mapped = Mapped(len(slots), row[x].shape[-1], plan.net_reads)
         slots.append(x)
-    lying = layout([row.tensors[k] for k in slots])
+    lying = layout_of([row.tensors[k] for k in slots])
     threads, reverse = torch.get_num_threads(), kind.group_reverse
     call = plan.kernel.prepared(lying, groups, plan.numbers, reverse, job.steps, job.rows, threads, mapped=mapped)
     moved = [(place, slots[slot], offset) for place, slot, offset in call.template.places]
@@ -144,7 +136,7 @@ def forward(job: Job, x: Tensor | None, values: Sequence[Tensor | None]) -> list
     row = [*values, x]
     like = next(v for v in values[2:] if v is not None)
     plan = job.kind.plan(job.keep, like.dtype)
-    key = layout(row), job.steps, job.rows, job.batch_first, torch.get_num_threads()
+    key = layout_of(row), job.steps, job.rows, job.batch_first, torch.get_num_threads()
     call: _Forward = kept_call(plan.calls, key, lambda: _plan_forward(job, plan, row, like))
     with_extras(row, call.extras, job.batch_first)
     outputs = empty_results(job, plan, like, memory.empty)

@@ -10,14 +10,12 @@ from torch import Tensor
 
 from throughtime.nn import memory
 from throughtime.nn.calls import Job, empty_results
-from throughtime.nn.kernels import PreparedCall
+from throughtime.nn.kernels import PreparedCall, addresses_of, layout_of
 from throughtime.nn.matmul import PIECE, REAL, Matrix, PreparedProducts, Products, flat_matrix, imaginary, matrix
 from throughtime.nn.planned import (
     Extra,
     Row,
-    addresses_of,
     kept_call,
-    layout,
     prepared,
     real_rows,
     seeds,
@@ -62,7 +60,7 @@ def backward(
     assert like is not None
     plan = job.kind.plan(True, like.dtype)
     row = [*saved, *grads, x]
-    key = layout(row), tuple(wanted), len(grads), job.steps, job.rows, job.batch_first, torch.get_num_threads()
+    key = layout_of(row), tuple(wanted), len(grads), job.steps, job.rows, job.batch_first, torch.get_num_threads()
     call: _Backward = kept_call(plan.calls, key, lambda: _Planning(job, plan, row, len(grads)).backward(wanted))
     with_extras(row, call.extras, job.batch_first)
     done = empty_results(job, call.plan, like, memory.empty)

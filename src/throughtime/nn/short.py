@@ -111,9 +111,10 @@ def _levels(layer: Recurrent, training: bool) -> list[_Level]:
 
 def _starts(layer: Recurrent, state: Any, rows: int, dtype: torch.dtype) -> list[list[Tensor | None]] | None:
     """For each layer the states before the first step; None where they are none that the short way knows."""
-    sizes, count, directions = layer.state_sizes, layer.num_layers, layer.directions
+    count, directions = layer.num_layers, layer.directions
     if state is None:
-        return [[None] * len(sizes)] * count
+        return [[None] * len(layer.state_names)] * count
+    sizes = layer.state_sizes
     parts = state if isinstance(state, tuple) else (state,)
     if not layer.uniform or len(parts) != len(sizes):
         return None

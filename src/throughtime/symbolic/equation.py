@@ -57,6 +57,10 @@ class Equation:
     weights: tuple[Weight, ...]
     signals: tuple[str, ...]
 
+    def has(self, op: str) -> bool:
+        """Whether the step says this ("time", "noise", ...)."""
+        return any(n.op == op for n in self.graph.nodes)
+
 
 @dataclass
 class Tracer:
