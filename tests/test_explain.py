@@ -311,7 +311,7 @@ def test_how_work_is_cut(packed, groups, steps, rows, threads, expected):
 @pytest.mark.parametrize(
     "packed, groups, rows, threads, totals, expected",
     [
-        (100_000, 1, 3, 8, False, (1, 1, 6, 6)),  # no member below 64 KiB of the matrices
+        (40_000, 1, 3, 8, False, (1, 1, 6, 6)),  # no member below 24 KiB of the matrices
         (100_000, 1, 9, 8, False, (1, 2, 8, 4)),
         (100_000, 2, 1, 2, False, (2, 1, 2, 1)),
         (100_000, 2, 1, 5, False, (2, 1, 4, 2)),

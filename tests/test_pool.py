@@ -23,7 +23,9 @@ CHECKS = r"""
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 #if defined(__SSE__)
 #include <xmmintrin.h>
 #endif
@@ -134,6 +136,21 @@ EXPORT void apart(Parallel parallel, int64_t jobs, int64_t* found) {
     if (sched_getcpu() != before || !worker) continue;
     found[0]++, found[1] += CPU_ISSET(before, &a.allowed) ? 1 : 0;
   }
+}
+#endif
+
+#if defined(__linux__)
+struct Who { int64_t caller, other; };
+static void look_who(void* context, int64_t) {
+  Who* w = (Who*)context;
+  for (int64_t end = now() + 300000; now() < end;) {}
+  if (syscall(SYS_gettid) != w->caller) w->other = syscall(SYS_gettid);
+}
+// The thread that ran a task besides the caller; 0: none did.
+EXPORT int64_t other(Parallel parallel) {
+  Who w = {syscall(SYS_gettid), 0};
+  parallel(6, 2, look_who, &w);
+  return w.other;
 }
 #endif
 
@@ -340,3 +357,66 @@ def test_a_worker_is_not_woken_where_its_caller_runs(checks: ctypes.CDLL, parall
     checks.apart(ctypes.c_void_p(parallel), ctypes.c_int64(60), found)
     assert found[0] > 5
     assert found[1] <= found[0] // 10  # the caller may be moved just before it wakes the worker
+
+
+OPENMP = """
+import ctypes, os, sys, time
+import torch
+from throughtime import runtime
+torch.set_num_threads(2)
+checks, parallel, number = ctypes.CDLL(sys.argv[1]), ctypes.c_void_p(runtime.parallel_address()), ctypes.c_int64
+checks.other.restype = number
+large = torch.full((1 << 22,), 1e-39)
+def threads():
+    return {int(n) for n in os.listdir("/proc/self/task")}
+large + large
+others = threads() - {os.getpid()}  # OpenMP's, while the pool has none
+found = {"spinning": set(), "asleep": set()}
+for _ in range(30):
+    large + large
+    found["spinning"].add(checks.other(parallel))
+    time.sleep(0.1)
+    found["asleep"].add(checks.other(parallel))
+for kind in found.values():
+    kind.discard(0)  # a busy machine may leave the caller alone
+assert found["spinning"] & others, (found, others)
+assert found["asleep"] - others, (found, others)
+# The modes of OpenMP's threads are their own.
+flags = (number * 40)()
+for _ in range(20):
+    large + large
+    checks.subnormals(parallel, number(40), number(1), flags)
+    assert ((large + large) > 0).all()
+# Threads come and go.
+for count in (1, 2, 1, 2, 3) * 4:
+    torch.set_num_threads(count)
+    large + large
+    counts = (number * 9)()
+    checks.count(parallel, number(9), number(2), number(1000), counts)
+    assert list(counts) == [1] * 9
+large + large
+child = os.fork()
+if child == 0:
+    counts = (number * 100)()
+    for _ in range(100):
+        checks.count(parallel, number(100), number(3), number(20000), counts)
+    os._exit(0 if list(counts) == [100] * 100 else 9)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+print("done")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how long a thread has run")
+def test_the_threads_of_openmp_do_our_work_while_they_spin() -> None:
+    """And only then; they keep their floating-point mode, may end, and are missing in a child of fork."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two processors")
+    library = runtime.build("checks", {"checks.cpp": CHECKS}, "checks.cpp").path
+    environment = {**os.environ, "PYTHONPATH": str(Path(runtime.__file__).parents[2])}
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+        environment.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", OPENMP, library],
+        env=environment, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, "done"), done.stderr

@@ -15,7 +15,7 @@ from throughtime.symbolic.program import Recurrence, without_marks
 
 SKELETONS = (
     *("lanes.h", "transpose.h", "functions.h", "product.h", "call.h", "strip.h", "at.h", "pack.h"),
-    *("input.h", "ahead.h", "team.h", "slice.h", "recurrence.h", "matmul.h", "session.h"),
+    *("rows.h", "input.h", "ahead.h", "team.h", "slice.h", "recurrence.h", "matmul.h", "session.h"),
 )
 SCALARS = {"float32": "float", "float64": "double"}
 

@@ -20,7 +20,7 @@ from throughtime.symbolic.program import Recurrence
 # The rule of run_call in codegen/skeletons/recurrence.h.
 WORK_OF_A_THREAD = 2_000_000
 SMALLEST_SLICE = 4
-SHARE_OF_A_MEMBER = 65536
+SHARE_OF_A_MEMBER = 24 << 10
 
 
 @dataclass(frozen=True)

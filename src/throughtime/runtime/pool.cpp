@@ -7,10 +7,13 @@
 // are woken as are wanted. A job is open while its number stands in `open_job`; a worker announces itself in
 // `active` before it looks there, and the caller closes the job before it waits for `active` to fall to 0: a worker
 // that wakes too late finds the job closed and touches nothing of it, so nobody ever waits for a thread to wake up.
+// As long as the threads of OpenMP spin, they run the tasks instead: see openmp.h.
 
 #include <pthread.h>
 #if defined(__linux__)
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 #include <signal.h>
 #include <stddef.h>
@@ -128,6 +131,8 @@ void run_tasks() {
   }
 }
 
+#include "openmp.h"
+
 // Wait for a job newer than `seen`. Either the worker sees the new number or the caller sees it sleeping, because
 // each writes its own word before it reads the other's.
 uint64_t wait_for_job(Worker* worker, uint64_t seen) {
@@ -199,15 +204,18 @@ void forget_workers() {
   pool.active = 0;
   pool.open_job = 0;
   pool.caller_sleeping = 0;
+  openmp = nullptr;  // its threads are gone, too, and it would wait for them
+}
+
+void forget_after_fork() {
+  if (!pool.at_fork) pool.at_fork = pthread_atfork(nullptr, nullptr, forget_workers) == 0;
 }
 
 // Make the pool at least `wanted` workers large; where the system refuses a thread, the others do its work.
 void grow(int64_t wanted) {
   if (pool.size >= wanted) return;
-  if (!pool.at_fork) {
-    if (pthread_atfork(nullptr, nullptr, forget_workers) != 0) return;
-    pool.at_fork = true;
-  }
+  forget_after_fork();
+  if (!pool.at_fork) return;
   if (pool.size == 0) {
     pthread_mutex_init(&pool.mutex, nullptr);
     pthread_cond_init(&pool.done, nullptr);
@@ -246,14 +254,17 @@ extern "C" __attribute__((visibility("default"))) void tt_parallel(int64_t tasks
   }
   int64_t helpers = (tasks < threads ? tasks : threads) - 1;
   if (helpers > max_workers) helpers = max_workers;
-  grow(helpers);
-  if (helpers > pool.size) helpers = pool.size;
-
   pool.task = task;
   pool.context = context;
   pool.tasks = tasks;
   pool.float_control = get_float_control();
   pool.next = 0;
+  if (run_on_openmp(helpers)) {
+    __atomic_store_n(&pool.busy, 0, __ATOMIC_RELEASE);
+    return;
+  }
+  grow(helpers);
+  if (helpers > pool.size) helpers = pool.size;
   const uint64_t job = ++pool.last_job;
   store(&pool.open_job, job);
   for (int64_t i = 0; i < helpers; ++i) offer(&pool.workers[i], job);
@@ -262,4 +273,10 @@ extern "C" __attribute__((visibility("default"))) void tt_parallel(int64_t tasks
   store(&pool.open_job, uint64_t(0));
   wait_until_left();
   __atomic_store_n(&pool.busy, 0, __ATOMIC_RELEASE);
+}
+
+// `parallel` is OpenMP's GOMP_parallel, of the library that the program's other work runs on.
+extern "C" __attribute__((visibility("default"))) void tt_use_openmp(void* parallel) {
+  forget_after_fork();
+  if (pool.at_fork) openmp = reinterpret_cast<OpenMP>(parallel);
 }

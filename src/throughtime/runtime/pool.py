@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 from importlib import resources
+from pathlib import Path
 
 from throughtime.runtime.cache import build, load
 
@@ -13,8 +15,28 @@ __all__ = ["parallel_address"]
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    text = resources.files("throughtime.runtime").joinpath("pool.cpp").read_text(encoding="utf-8")
-    return load(build("pool", {"pool.cpp": text}, "pool.cpp").path)
+    folder = resources.files("throughtime.runtime")
+    texts = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in ("pool.cpp", "openmp.h")}
+    library = load(build("pool", texts, "pool.cpp").path)
+    openmp = _openmp()
+    if openmp is not None:
+        library.tt_use_openmp(openmp)
+    return library
+
+
+def _openmp() -> ctypes.c_void_p | None:
+    """``GOMP_parallel`` of the OpenMP library that this process's torch is linked with (GNU's, LLVM's and Intel's have
+    it), on Linux."""
+    if sys.platform != "linux":
+        return None
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        if line.endswith("/libtorch_cpu.so"):
+            try:
+                parallel = ctypes.CDLL(line.split(maxsplit=5)[5]).GOMP_parallel
+            except (OSError, AttributeError):
+                return None
+            return ctypes.cast(parallel, ctypes.c_void_p)
+    return None
 
 
 def parallel_address() -> int:
@@ -25,7 +47,8 @@ def parallel_address() -> int:
     calls ``task(context, index)`` once for every ``0 <= index < tasks``, on the calling thread and at most
     ``threads - 1`` others, in no particular order, and returns when all are done. Calls from inside a task,
     and calls that come while another thread of the program is using the pool, run on the calling thread
-    alone. After a fork the child starts threads of its own.
+    alone. After a fork the child starts threads of its own. The others are the pool's own threads; or those of torch's
+    OpenMP, as long as these spin after an operator of torch's.
 
     Raises:
         CompilerNotFound: there is no working compiler.

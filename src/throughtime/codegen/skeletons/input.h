@@ -7,33 +7,78 @@
 
 namespace tt {
 
+// Vectors that a matrix is multiplied with, copied to where a strip wants them.
+template <class T>
+struct Vectors {
+  int64_t depth = 0, block_step = 0;
+  T* data = nullptr;  // [block of the depth][vector][Beside::row]
+
+  // Room for `most` of them. False if there is no memory.
+  bool open(int64_t most, int64_t of_depth) {
+    depth = of_depth, block_step = most * Beside<T>::row;
+    data = allocate<T>((depth + block_depth<T> - 1) / block_depth<T> * block_step);
+    return data;
+  }
+
+  void put(int64_t number, const T* from) {
+    T* to = data + number * Beside<T>::row;
+    for (int64_t d = 0; d < depth; d += block_depth<T>, to += block_step)
+      memcpy(to, from + d, size_t(depth - d < block_depth<T> ? depth - d : block_depth<T>) * sizeof(T));
+  }
+
+  // The first `count` times a panel, or with few of them some panels; says how many. `columns`: how many are left. All
+  // depth of a tile after the other, so that its sums stay in the first-level cache.
+  int64_t times(const T* packed, int64_t count, T* to, int64_t step, int64_t columns) const {
+    int64_t made = 1;
+    const int64_t tiles = (count + tile_rows - 1) / tile_rows;
+    for (int64_t q = 0, v0 = 0; q < tiles; ++q) {
+      const int tall = int((count - v0 + tiles - q - 1) / (tiles - q));
+      T* out[tile_rows];
+      for (int v = 0; v < tall; ++v) out[v] = to + (v0 + v) * step;
+      const T* from = data + v0 * Beside<T>::row;
+      for (int64_t d = 0; d == 0 || d < depth; d += block_depth<T>, from += block_step) {
+        const int64_t deep = depth - d < block_depth<T> ? depth - d : block_depth<T>;
+        made = strip_rows<T, Beside<T>, tile_rows>(tall, from, packed + d * panel<T>, depth * panel<T>, deep, piece,
+                                                   out, columns, d ? Start::add : Start::zero);
+      }
+      v0 += tall;
+    }
+    return made;
+  }
+};
+
 template <class Cell, class T>
 struct Input {
   static constexpr int64_t room = (256 << 10) / int64_t(sizeof(T)), fewest = 48, most = 256;  // numbers; vectors x
+  static constexpr int64_t together = 4;  // panels that are packed for a single use
 
   T* net = nullptr;             // [vector x][net_columns]
-  const T** vectors = nullptr;  // x of every sequence and step
+  Vectors<T> vectors;           // x of every sequence and step
+  T* unpacked = nullptr;        // where a few panels of W are packed if the call has none
   int64_t* begins = nullptr;    // of each step the number of its first vector
   int64_t first = 0, end = 0;   // steps of the call, in the order in which they are made
   int64_t steps = 0;            // that are made at once
 
   // False if there is no memory.
-  bool open(const Call<Cell, T>& call, int64_t rows) {
+  bool open(const Call<Cell, T>& call, int64_t rows, bool is_packed) {
     if (!call.net_count) return true;
     int64_t count = room / call.net_columns;
     count = count < fewest ? fewest : count > most ? most : count;
     steps = count / rows < 1 ? 1 : count / rows;
-    if (steps > call.steps) steps = call.steps;
+    // As many every time: W is read again each time, for a few steps left over as well.
+    const int64_t times = call.steps / steps < 1 ? 1 : call.steps / steps;
+    steps = (call.steps + times - 1) / times;
     net = allocate<T>(steps * rows * call.net_columns);
-    vectors = (const T**)malloc(size_t(steps * rows) * sizeof(T*));
     begins = (int64_t*)malloc(size_t(steps) * sizeof(int64_t));
-    return net && vectors && begins;
+    if (!is_packed) unpacked = allocate<T>(together * call.depth * panel<T>);
+    return vectors.open(steps * rows, call.depth) && net && begins && (is_packed || unpacked);
   }
 
   void release() {
     free(net);
-    free(vectors);
+    free(vectors.data);
     free(begins);
+    free(unpacked);
   }
 
   // Makes steps from `k` on. `slice` says which panels of a read it needs, and which sequences a step has.
@@ -45,41 +90,33 @@ struct Input {
     for (int64_t step = first; step < end; ++step) {
       const int64_t t = slice.time_of(step);
       begins[step - first] = count;
-      for (int64_t r = 0; r < slice.rows; ++r) {
-        if (!slice.is_active(r, t)) continue;
-        const T* x = vectors[count++] = call.x.at(t, slice.sequence(r));
-        for (int64_t d = 0; d < call.depth; d += 64 / int64_t(sizeof(T))) __builtin_prefetch(x + d, 0, 2);
-      }
+      for (int64_t r = 0; r < slice.rows; ++r)
+        if (slice.is_active(r, t)) vectors.put(count++, call.x.at(t, slice.sequence(r)));
     }
     const T* packed = slice.packed_input;
     for (int64_t j = 0; j < call.net_count; ++j) {
       const int64_t width = call.width_of(Cell::read_width[call.net_reads[j]]), column = call.net_column[call.net_reads[j]];
       const int64_t blocks = (width + panel<T> - 1) / panel<T>;
       const bool shared = width > 1;  // every member of a team reads a single number
-      for (int64_t p = shared ? slice.begin_of(blocks) : 0; p < (shared ? slice.end_of(blocks) : blocks); ++p)
-        strips(packed + p * call.depth * panel<T>, call.depth, count, net + column + p * panel<T>, call.net_columns);
-      packed += blocks * call.depth * panel<T>;
-    }
-  }
-
-  // One panel of the result. All depth of a tile after the other, so that its sums stay in the first-level cache.
-  void strips(const T* packed, int64_t depth, int64_t count, T* to, int64_t columns) const {
-    for (int64_t q = 0; q < count; q += tile_rows) {
-      const int tall = int(count - q < tile_rows ? count - q : tile_rows);
-      for (int64_t d = 0; d == 0 || d < depth; d += piece) {
-        const T* from[tile_rows];
-        T* out[tile_rows];
-        for (int v = 0; v < tall; ++v) from[v] = vectors[q + v] + d, out[v] = to + (q + v) * columns;
-        strip_apart(tall, from, packed + d * panel<T>, depth - d < piece ? depth - d : piece, out,
-                    d ? Start::add : Start::zero);
+      const int64_t last = shared ? slice.end_of(blocks) : blocks;
+      for (int64_t p = shared ? slice.begin_of(blocks) : 0; p < last;) {
+        const int64_t some = packed || last - p < together ? last - p : together;
+        const T* from = packed ? packed + p * call.depth * panel<T> : pack_now(slice, call.net_reads[j], width, p, some);
+        p += vectors.times(from, count, net + column + p * panel<T>, call.net_columns, some * panel<T>);
       }
+      if (packed) packed += blocks * call.depth * panel<T>;
     }
   }
 
-  // Not inlined: inside that loop the compiler would keep the sums in memory.
-  __attribute__((noinline)) static void strip_apart(int tall, const T* const* from, const T* packed, int64_t depth,
-                                                    T* const* out, Start start) {
-    strip_rows<T, tile_rows>(tall, from, 1, packed, depth, out, panel<T>, start);
+  // Panels of W, packed for these steps alone.
+  template <class Slice>
+  const T* pack_now(const Slice& slice, int64_t read, int64_t width, int64_t first, int64_t panels) {
+    const Array<const T>& w = slice.group.reads[read];
+    const int64_t depth = slice.call.depth;
+    for (int64_t p = 0; p < panels; ++p)
+      pack_panel(unpacked + p * depth * panel<T>, Matrix<T>{w.data, w.step, w.row}, false, (first + p) * panel<T>, width,
+                 depth);
+    return unpacked;
   }
 
   // Read number `read` of step `k` for its active sequence number `i`.

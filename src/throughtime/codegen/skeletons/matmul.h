@@ -40,9 +40,6 @@ struct MatrixProduct {
   }
 };
 
-// A panel of this depth takes 16 KiB, half of a small first-level cache.
-template <class T>
-inline constexpr int64_t block_depth = 16384 / (panel<T> * int64_t(sizeof(T)));
 inline constexpr int64_t block_columns = 16;                // panels in a block of the right matrix: 256 KiB
 inline constexpr int64_t block_rows = 16 * tile_rows;  // of the left matrix, which stay in the second-level cache
 
@@ -66,54 +63,84 @@ struct Rectangle {
 
   void run() {
     if (product.cleared) clear();
-    const int64_t longest = product.chain && product.chain < block_depth<T> ? product.chain : block_depth<T>;
+    // Blocks begin where a chain begins or go on with one that is longer than a block.
+    const int64_t chain = product.chain ? product.chain : product.depth;
+    const int64_t longest = chain < block_depth<T> ? block_depth<T> / chain * chain : block_depth<T>;
     for (int64_t c = column0; c < column1; c += block_columns * panel<T>) {
       const int64_t end = c + block_columns * panel<T> < column1 ? c + block_columns * panel<T> : column1;
       for (int64_t k = 0, next; k < product.depth || k == 0; k = next) {
         next = k + longest < product.depth ? k + longest : product.depth;
-        // A block ends where a chain ends, so that every block either begins a chain or goes on with one.
-        const int64_t chain_end = product.chain ? (k / product.chain + 1) * product.chain : product.depth;
-        if (next > chain_end) next = chain_end;
-        const bool begins = product.chain ? k % product.chain == 0 : k == 0;
-        const bool ends_later = product.chain && k > 0;
-        Start start = !begins ? Start::go_on : (ends_later || product.add) ? Start::add : Start::zero;
-        block(c, end, k, next, start);
+        if (chain > longest && next > (k / chain + 1) * chain) next = (k / chain + 1) * chain;
+        const bool begins = k == 0 || k % chain == 0;
+        Start start = !begins ? Start::go_on : (k > 0 || product.add) ? Start::add : Start::zero;
+        block(c, end, k, next, chain, start);
         if (next == k) break;
       }
     }
   }
 
-  void block(int64_t c, int64_t c_end, int64_t k, int64_t k_end, Start start) {
+  void block(int64_t c, int64_t c_end, int64_t k, int64_t k_end, int64_t chain, Start start) {
     const int64_t depth = k_end - k;
     pack_right(c, c_end, k, depth);
-    const bool direct = product.left.column_step == 1 && !product.depth_list;
     for (int64_t r = row0; r < row1; r += block_rows) {
       const int64_t r_end = r + block_rows < row1 ? r + block_rows : row1;
-      if (!direct) pack_left(r, r_end, k, depth);
+      beside() ? copy_left(r, r_end, k, depth) : pack_left(r, r_end, k, depth);
+      const int64_t strips = (c_end - c + panel<T> - 1) / panel<T> * ((r_end - r + tile_rows - 1) / tile_rows);
+      Later later = r_end < row1 ? Later(*this, r_end, k, strips) : Later(*this, row0, k_end, strips);
       for (int64_t j = c; j < c_end; j += panel<T>)
         for (int64_t i = r; i < r_end; i += tile_rows) {
           const int tall = int(r_end - i < tile_rows ? r_end - i : tile_rows);
-          const T *from[tile_rows], *panels = right + (j - c) * depth;
+          const T* panels = right + (j - c) * depth;
           T* to[tile_rows];
-          if (direct && j == c) prefetch_rows(i + tile_rows, k, depth);
-          for (int v = 0; v < tall; ++v) {
-            from[v] = direct ? left_row(i + v) + k : left + (i - r) * depth + v;
-            to[v] = product.out + product.row(i + v) * product.out_step + j;
-          }
-          if (direct)
-            strip_rows<T, tile_rows>(tall, from, 1, panels, depth, to, c_end - j, start);
+          for (int v = 0; v < tall; ++v) to[v] = product.out + product.row(i + v) * product.out_step + j;
+          later.fetch(*this);
+          if (beside())
+            one_strip<Beside<T>>(tall, left + (i - r) * Beside<T>::row, panels, depth, chain, to, c_end - j, start);
           else
-            strip_rows<T, tile_rows, true>(tall, from, tile_rows, panels, depth, to, c_end - j, start);
+            one_strip<Across<T>>(tall, left + (i - r) * depth, panels, depth, chain, to, c_end - j, start);
         }
     }
   }
 
-  const T* left_row(int64_t i) const { return product.left.data + product.row(i) * product.left.row_step; }
+  // The next block of the left matrix comes from an outer cache, some lines of it with every strip of this one. The
+  // processor does not foresee them, as rows of a larger matrix lie apart.
+  struct Later {
+    static constexpr int64_t line = 64 / int64_t(sizeof(T));
+    int64_t r, k, lines, next = 0, end = 0, each = 0;  // lines of one row (of one step of depth, if these lie together)
 
-  // The rows of the next tile come from an outer cache while this one is made.
-  void prefetch_rows(int64_t i, int64_t k, int64_t depth) const {
-    for (int64_t v = i; v < i + tile_rows && v < row1; ++v)
-      for (int64_t d = 0; d < depth; d += 64 / int64_t(sizeof(T))) __builtin_prefetch(left_row(v) + k + d);
+    Later(const Rectangle& of, int64_t first_row, int64_t first, int64_t strips) : r(first_row), k(first) {
+      const int64_t rows = of.row1 - r < block_rows ? of.row1 - r : block_rows;
+      const int64_t depth = of.product.depth - k < block_depth<T> ? of.product.depth - k : block_depth<T>;
+      lines = ((of.beside() ? depth : rows) + line - 1) / line;
+      end = (of.beside() ? rows : depth) * lines;
+      each = (end + strips - 1) / strips;
+    }
+
+    void fetch(const Rectangle& of) {
+      for (int64_t n = next; n < end && n < next + each; ++n)
+        __builtin_prefetch(of.beside() ? of.left_row(r + n / lines) + k + n % lines * line
+                                       : of.left_step(k + n / lines) + r + n % lines * line, 0, 2);
+      next += each;
+    }
+  };
+
+  bool beside() const { return product.left.column_step == 1 && !product.depth_list; }
+  const T* left_row(int64_t i) const { return product.left.data + product.row(i) * product.left.row_step; }
+  const T* left_step(int64_t k) const { return product.left.data + product.step(k) * product.left.column_step; }
+
+  template <class Left, int Rows = tile_rows>
+  static void one_strip(int rows, const T* from, const T* panels, int64_t depth, int64_t chain, T* const* to,
+                        int64_t columns, Start start) {
+    if constexpr (Rows > 1) {
+      if (rows < Rows) return one_strip<Left, Rows - 1>(rows, from, panels, depth, chain, to, columns, start);
+    }
+    strip<T, Left, Rows, 1>(from, panels, 0, depth, chain, to, columns, start);
+  }
+
+  void copy_left(int64_t r, int64_t r_end, int64_t k, int64_t depth) {
+    for (int64_t i = r; i < r_end; ++i) {
+      memcpy(left + (i - r) * Beside<T>::row, left_row(i) + k, size_t(depth) * sizeof(T));
+    }
   }
 
   // What packing reads a few steps of depth later: `count` elements from `first` on. The processor does not foresee them,
@@ -152,13 +179,14 @@ struct Rectangle {
   void pack_left(int64_t r, int64_t r_end, int64_t k, int64_t depth) {
     const Matrix<T>& m = product.left;
     const int64_t whole = m.row_step == 1 && !product.row_list ? (r_end - r) / tile_rows * tile_rows : 0;
-    for (int64_t d = 0; d < depth; ++d) {
-      const T* from = m.data + product.step(k + d) * m.column_step;
-      if (whole) prefetch_step(m.data, m.column_step, k + d, r, r_end - r);
-      for (int64_t i = 0; i < whole; i += tile_rows)
-        memcpy(left + i * depth + d * tile_rows, from + r + i, tile_rows * sizeof(T));
-      for (int64_t i = whole; i < r_end - r; ++i)
-        left[i / tile_rows * tile_rows * depth + d * tile_rows + i % tile_rows] = from[product.row(r + i) * m.row_step];
+    for (int64_t i = 0; i < r_end - r; i += tile_rows) {
+      T* to = left + i * depth;
+      if (i < whole)
+        for (int64_t d = 0; d < depth; ++d) memcpy(to + d * tile_rows, left_step(k + d) + r + i, tile_rows * sizeof(T));
+      else
+        for (int64_t d = 0; d < depth; ++d)
+          for (int64_t v = 0; v < tile_rows && v < r_end - r - i; ++v)
+            to[d * tile_rows + v] = left_step(k + d)[product.row(r + i + v) * m.row_step];
     }
   }
 };
@@ -196,7 +224,7 @@ struct Products {
     const MatrixProduct<T>* p = all;
     for (; task >= p->row_tasks * p->column_tasks; ++p) task -= p->row_tasks * p->column_tasks;
     const int64_t r = task % p->row_tasks, c = task / p->row_tasks;
-    T* memory = allocate<T>((block_columns * panel<T> + block_rows) * block_depth<T>);
+    T* memory = allocate<T>(block_columns * panel<T> * block_depth<T> + block_rows * Beside<T>::row);
     if (!memory) {
       __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
       return;

@@ -10,21 +10,29 @@ struct Share {
   int64_t part = 0, parts = 1;
 };
 
+// The panel of one net: of every source it has, one after the other. Returns the elements.
+template <class Cell, class T, class Product>
+int64_t pack_net(const Call<Cell, T>& call, const Group<Cell, T>& group, int64_t width, int64_t unit, int net, T* to) {
+  int64_t passed = 0;
+  for (int s = 0; s < Product::sources; ++s) {
+    const Factor factor = Product::factor[net * Product::sources + s];
+    const int64_t depth = call.width_of(Product::source_width[s]);
+    if (to) pack_panel(to + passed, group.matrices[factor.matrix], factor.transposed, unit, width, depth);
+    passed += depth * panel<T>;
+  }
+  return passed;
+}
+
 // Visits every panel of every product in the order in which multiply() reads them; returns the elements passed.
 template <class Cell, class T, class Product>
 int64_t pack_product(const Call<Cell, T>& call, const Group<Cell, T>& group, int64_t width, T* to,
                      Share share = {}) {
-  T* at = to;
   int64_t passed = 0;
   for (int64_t unit = 0; unit < width; unit += panel<T>)
-    for (int net = 0; net < Product::nets; ++net)
-      for (int s = 0; s < Product::sources; ++s) {
-        const Factor factor = Product::factor[net * Product::sources + s];
-        const int64_t depth = call.width_of(Product::source_width[s]);
-        if (to && unit / panel<T> % share.parts == share.part)
-          pack_panel(at + passed, group.matrices[factor.matrix], factor.transposed, unit, width, depth);
-        passed += depth * panel<T>;
-      }
+    for (int net = 0; net < Product::nets; ++net) {
+      const bool mine = to && unit / panel<T> % share.parts == share.part;
+      passed += pack_net<Cell, T, Product>(call, group, width, unit, net, mine ? to + passed : nullptr);
+    }
   return passed;
 }
 
@@ -59,6 +67,21 @@ int64_t pack_input(const Call<Cell, T>& call, const Group<Cell, T>& group, T* to
         pack_panel(to + passed, Matrix<T>{w.data, w.step, w.row}, false, unit, width, call.depth);
   }
   return passed;
+}
+
+// The most numbers that a net's panel takes.
+template <class Cell, class T, class... Products>
+int64_t largest_net([[maybe_unused]] const Call<Cell, T>& call, Sequence<Products...>) {
+  int64_t most = 0;
+  ((most = pack_net<Cell, T, Products>(call, call.group[0], 0, 0, 0, nullptr) > most
+               ? pack_net<Cell, T, Products>(call, call.group[0], 0, 0, 0, nullptr) : most), ...);
+  return most;
+}
+template <class Cell, class T, class... Phases>
+int64_t largest_net_of(const Call<Cell, T>& call, Sequence<Phases...>) {
+  int64_t most = 0, size;
+  ((most = (size = largest_net(call, typename Phases::Products{})) > most ? size : most), ...);
+  return most;
 }
 
 // The most sums over units that one phase makes.

@@ -116,11 +116,18 @@ void tile(const TileCall<T>& call) {
     }
 }
 
+// Panels of a tile: enough sums to hide the time that one takes, and few enough that turning back after each step finds
+// some of the matrix still in the first-level cache.
+inline constexpr int tile_width(int rows) {
+  const int most = tile_accumulators / (2 * rows);
+  return most > 4 ? 4 : most;
+}
+
 // The tile for this many rows that takes as many of the `left` panels at once as registers allow.
 template <class T, int Rows, int Panels>
 TT_INLINE int tile_step(const TileCall<T>& call, int64_t left) {
   if constexpr (Panels > 1) {
-    if (left < Panels) return tile_step<T, Rows, (Panels > 4 ? 4 : Panels / 2)>(call, left);
+    if (left < Panels) return tile_step<T, Rows, Panels / 2>(call, left);
   }
   tile<T, Rows, Panels>(call);
   return Panels;
@@ -131,8 +138,7 @@ TT_INLINE int tile_panels(int rows, const TileCall<T>& call, int64_t left) {
   if constexpr (Rows > 1) {
     if (rows < Rows) return tile_panels<T, Rows - 1>(rows, call, left);
   }
-  constexpr int most = tile_accumulators / (2 * Rows);
-  return tile_step<T, Rows, (most > 8 ? 8 : most)>(call, left);
+  return tile_step<T, Rows, tile_width(Rows)>(call, left);
 }
 
 }  // namespace tt

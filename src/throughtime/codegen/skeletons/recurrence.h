@@ -72,7 +72,7 @@ int64_t team_size(const Call<Cell, T>& call, Sequence<Phases...> phases) {
   const int64_t share = call.threads / (call.groups * call.slices);
   if (share < 2 || ((Phases::totals > 0) || ...) || !Team::allowed()) return 1;  // a total is one sum over all units
   const int64_t bytes = pack_phases(call, call.group[0], (T*)nullptr, phases) * int64_t(sizeof(T));
-  const int64_t useful = bytes / (64 << 10);
+  const int64_t useful = bytes / (24 << 10);
   return useful < 1 ? 1 : useful < share ? useful : share;
 }
 
@@ -106,9 +106,11 @@ int run_call(const int64_t* a) {
   call.work = call.groups * call.steps * call.rows * size;
   call.packed_input = own;
   const int64_t apart = (size + 15) / 16 * 16;  // each group's begin at a cache line
+  // One step reads its matrices once: they are packed piece by piece where they are needed, in a nearer cache.
+  const bool packs = call.steps > 1;
   Packing packing;
-  T* const packed = packing.open<T>(call.groups * apart);
-  call.failed = !packed;
+  T* const packed = packs ? packing.open<T>(call.groups * apart) : nullptr;
+  call.failed = packs && !packed;
   for (int64_t g = 0; g < call.groups && packed; ++g) call.packed[g] = packed + g * apart;
   // A sleeping thread wakes in some 20 microseconds: each must have more multiply-adds than are done in that time.
   const int64_t useful = 1 + call.work / 2000000;
@@ -123,15 +125,16 @@ int run_call(const int64_t* a) {
   call.team = team_size(call, typename Cell::Phases{});
   if (call.team > 1) call.failed |= !(call.teams = allocate_teams(call.groups * call.slices));
   if (!call.failed && call.rows > 0) {
-    call.parallel(
-        call.groups * call.team, call.threads,
-        [](void* context, int64_t task) {
-          auto& c = *(Call<Cell, T>*)context;
-          const int64_t g = task / c.team;
-          pack_phases(c, c.group[g], c.packed[g], typename Cell::Phases{}, Share{task % c.team, c.team});
-          pack_input(c, c.group[g], c.packed[g] + c.packed_input, Share{task % c.team, c.team});
-        },
-        &call);
+    if (packs)
+      call.parallel(
+          call.groups * call.team, call.threads,
+          [](void* context, int64_t task) {
+            auto& c = *(Call<Cell, T>*)context;
+            const int64_t g = task / c.team;
+            pack_phases(c, c.group[g], c.packed[g], typename Cell::Phases{}, Share{task % c.team, c.team});
+            pack_input(c, c.group[g], c.packed[g] + c.packed_input, Share{task % c.team, c.team});
+          },
+          &call);
     call.parallel(
         call.groups * call.slices * call.team, call.threads,
         [](void* context, int64_t task) {
@@ -139,7 +142,7 @@ int run_call(const int64_t* a) {
           const int64_t member = task % c.team, s = task / c.team % c.slices, g = task / c.team / c.slices;
           const int64_t first = c.first_of(s), last = c.first_of(s + 1);
           Slice<Cell, T> slice(c, c.group[g], c.packed[g], first, last - first);
-          slice.packed_input = c.packed[g] + c.packed_input;
+          slice.packed_input = c.packed[g] ? c.packed[g] + c.packed_input : nullptr;
           const int64_t least = (last - first) * most_nets<Cell, T>(typename Cell::Phases{}) * panel<T>;
           const int64_t room = least > slice.net_room ? least : slice.net_room;
           if (!(member ? work_for(slice, c.teams[task / c.team], room) : lead(slice, c, task / c.team, room)))
@@ -149,7 +152,7 @@ int run_call(const int64_t* a) {
         &call);
   }
   for (int64_t g = 0; g < call.groups; ++g) free(call.group[g].order);
-  packing.close();
+  if (packs) packing.close();
   free(call.packed);
   free(call.group);
   free(call.teams);

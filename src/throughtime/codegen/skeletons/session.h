@@ -13,12 +13,19 @@ struct InputMap {
   Matrix<T> weight;  // [rows, depth]
   int64_t rows, depth;
   T* packed = nullptr;
+  Vectors<T> vectors;
 
   int64_t panels() const { return (rows + panel<T> - 1) / panel<T>; }
 
-  bool open() {
-    packed = rows ? allocate<T>(panels() * panel<T> * depth) : nullptr;
-    return packed || !rows;
+  bool open(int64_t batch) {
+    if (!rows) return true;
+    packed = allocate<T>(panels() * panel<T> * depth);
+    return vectors.open(batch, depth) && packed;
+  }
+
+  void close() {
+    free(packed);
+    free(vectors.data);
   }
 
   void pack() {
@@ -27,22 +34,10 @@ struct InputMap {
   }
 
   // x [count, depth] -> net [count, rows]
-  void apply(const T* x, T* net, int64_t count) const {
-    for (int64_t r = 0; r < count; r += tile_rows) {
-      const int tall = int(count - r < tile_rows ? count - r : tile_rows);
-      const T* from[tile_rows];
-      for (int v = 0; v < tall; ++v) from[v] = x + (r + v) * depth;
-      for (int64_t p = 0; p < panels(); ++p) {
-        T* to[tile_rows];
-        for (int v = 0; v < tall; ++v) to[v] = net + (r + v) * rows + p * panel<T>;
-        for (int64_t k = 0; k < depth; k += piece) {
-          const T* part[tile_rows];
-          for (int v = 0; v < tall; ++v) part[v] = from[v] + k;
-          strip_rows<T, tile_rows>(tall, part, 1, packed + (p * depth + k) * panel<T>, depth - k < piece ? depth - k : piece,
-                                   to, rows - p * panel<T>, k ? Start::add : Start::zero);
-        }
-      }
-    }
+  void apply(const T* x, T* net, int64_t count) {
+    for (int64_t r = 0; r < count; ++r) vectors.put(r, x + r * depth);
+    for (int64_t p = 0; p < panels();)
+      p += vectors.times(packed + p * panel<T> * depth, count, net + p * panel<T>, rows, rows - p * panel<T>);
   }
 };
 
@@ -74,7 +69,7 @@ struct Session {
 
   bool open() {
     packed = allocate<T>(pack_phases(call, group, (T*)nullptr, typename Cell::Phases{}));
-    if (!input.open() || !packed) return false;
+    if (!input.open(call.rows) || !packed) return false;
     slice.packed = packed, slice.rows = call.rows;
     const int64_t least = call.rows * most_nets<Cell, T>(typename Cell::Phases{}) * panel<T>;
     if (!slice.open(least > slice.net_room ? least : slice.net_room)) return false;
@@ -103,7 +98,7 @@ struct Session {
   void close() {
     slice.release();
     free(packed);
-    free(input.packed);
+    input.close();
   }
 };
 

@@ -6,125 +6,62 @@
 #include "at.h"
 #include "input.h"
 #include "pack.h"
+#include "rows.h"
 #include "team.h"
 
 namespace tt {
 
 template <class Cell, class T>
-struct Slice {
+struct Slice : Rows<Cell, T> {
+  using Base = Rows<Cell, T>;
+  using Base::call, Base::group, Base::rows, Base::sequence;
+  using Base::buffer, Base::next, Base::partial, Base::nets, Base::per_row;
+
   // Net results of as many units as fit the first-level cache are made at once.
   static constexpr int64_t net_room = 16384 / int64_t(sizeof(T));
 
-  const Call<Cell, T>& call;
-  const Group<Cell, T>& group;
   const T* packed;
-  int64_t first, rows, count = 0;  // count: sequences that this step belongs to
-  T* memory = nullptr;
-  T** buffer = nullptr;  // [row][carries + buffers]
-  T** next = nullptr;    // [row][carries]
-  T** partial = nullptr; // [row][sums], what was added up since the last flush
+  int64_t count = 0;  // sequences that this step belongs to
   int64_t* active = nullptr;
-  T* nets = nullptr;
   Vec<T>* totals = nullptr;  // [row][totals of the phase]
   Team* team = nullptr;
   int64_t member = 0, members = 1;
   bool left = false;  // this member has left its team
   const T* packed_here = nullptr;
+  T* unpacked = nullptr;  // where the panels of a tile are packed if `packed` is null
   const T* packed_input = nullptr;
   Input<Cell, T> input;
   int64_t now = 0;  // which step is being made
+  bool back = false;  // from the last unit to the first
 
-  static constexpr int per_row = Cell::carries + Cell::buffers, most_totals = totals_of(typename Cell::Phases{});
+  static constexpr int most_totals = totals_of(typename Cell::Phases{});
 
   Slice(const Call<Cell, T>& c, const Group<Cell, T>& g, const T* p, int64_t f, int64_t r)
-      : call(c), group(g), packed(p), first(f), rows(r) {}
+      : Base(c, g, f, r), packed(p) {}
 
   int64_t time_of(int64_t k) const { return group.reverse ? call.steps - 1 - k : k; }
   bool is_active(int64_t r, int64_t t) const { return !group.lengths || call.origin + t < group.lengths[sequence(r)]; }
 
-  // The number of its sequence in the batch.
-  int64_t sequence(int64_t r) const { return group.order ? group.order[first + r] : first + r; }
+  // False if there is no memory.
+  bool open(int64_t net_count) { return Base::open(net_count) && open_own(); }
+  bool borrow(const Slice& leader, int64_t net_count) { return Base::borrow(leader, net_count) && open_own(); }
 
-  bool open(int64_t net_count) {
-    int64_t row_size = 0;
-    for (int k = 0; k < Cell::carries; ++k) row_size += 2 * call.padded(Cell::carry_width[k]);
-    for (int k = 0; k < Cell::buffers; ++k) row_size += call.padded(Cell::buffer_width[k]);
-    for (int k = 0; k < Cell::sums; ++k) row_size += call.padded(Cell::sum_width[k]);
-    memory = allocate<T>(rows * row_size + net_count);
-    buffer = (T**)malloc(size_t(rows) * (per_row + Cell::carries + Cell::sums) * sizeof(T*));
+  // What every member of a team has for itself.
+  bool open_own() {
     active = (int64_t*)malloc(size_t(rows) * sizeof(int64_t));
     totals = (Vec<T>*)allocate<T>(rows * most_totals * lanes<T>);
-    if (!memory || !buffer || !active || !totals || !input.open(call, rows)) return false;
-    next = buffer + rows * per_row;
-    partial = next + rows * Cell::carries;
-    T* at = memory;
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int k = 0; k < Cell::carries; ++k) {
-        const int64_t size = call.padded(Cell::carry_width[k]);
-        memset(at, 0, size_t(2 * size) * sizeof(T));
-        buffer[r * per_row + k] = at;
-        next[r * Cell::carries + k] = at + size;
-        at += 2 * size;
-      }
-      for (int k = 0; k < Cell::buffers; ++k) {
-        buffer[r * per_row + Cell::carries + k] = at;
-        at += call.padded(Cell::buffer_width[k]);
-      }
-      for (int k = 0; k < Cell::sums; ++k) {
-        const int64_t size = call.padded(Cell::sum_width[k]), width = call.width_of(Cell::sum_width[k]);
-        memset(group.sums[k].data + sequence(r) * group.sums[k].row, 0, size_t(width) * sizeof(T));
-        memset(at, 0, size_t(size) * sizeof(T));
-        partial[r * Cell::sums + k] = at;
-        at += size;
-      }
-    }
-    nets = at;
-    load_states();
-    return true;
-  }
-
-  // A member's slice: its own net results and addresses, the rows of its leader.
-  bool borrow(const Slice& leader, int64_t net_count) {
-    const size_t addresses = size_t(rows) * (per_row + Cell::carries + Cell::sums);
-    nets = memory = allocate<T>(net_count);
-    buffer = (T**)malloc(addresses * sizeof(T*));
-    active = (int64_t*)malloc(size_t(rows) * sizeof(int64_t));
-    totals = (Vec<T>*)allocate<T>(rows * most_totals * lanes<T>);
-    if (!memory || !buffer || !active || !totals || !input.open(call, rows)) return false;
-    memcpy((void*)buffer, (const void*)leader.buffer, addresses * sizeof(T*));
-    next = buffer + rows * per_row;
-    partial = next + rows * Cell::carries;
-    return true;
+    if (!packed) unpacked = allocate<T>(tile_width(1) * largest_net_of(call, typename Cell::Phases{}));
+    return active && totals && (packed || unpacked) && input.open(call, rows, packed);
   }
 
   // The part of `count` panels that is this member's.
   int64_t begin_of(int64_t count) const { return count * member / members; }
   int64_t end_of(int64_t count) const { return count * (member + 1) / members; }
 
-  void load_states() {
-    for (int64_t r = 0; r < rows; ++r)
-      for (int k = 0; k < Cell::carries; ++k) {
-        const size_t bytes = size_t(call.width_of(Cell::carry_width[k])) * sizeof(T);
-        const Array<const T>& start = group.start[k];
-        if (start.data)
-          memcpy(buffer[r * per_row + k], start.data + sequence(r) * start.row, bytes);
-        else
-          memset(buffer[r * per_row + k], 0, bytes);
-      }
-  }
-
-  void store_states() {
-    for (int64_t r = 0; r < rows; ++r)
-      for (int k = 0; k < Cell::carries; ++k)
-        if (group.end[k].data)
-          memcpy(group.end[k].data + sequence(r) * group.end[k].row, buffer[r * per_row + k],
-                 size_t(call.width_of(Cell::carry_width[k])) * sizeof(T));
-  }
-
   void release() {
-    free(memory);
-    free(buffer);
+    Base::release();
     free(active);
+    free(unpacked);
     free(totals);
     input.release();
   }
@@ -166,35 +103,49 @@ struct Slice {
   void multiply(int64_t width, int phase_nets, int64_t block0, int64_t block1) {
     int64_t depth[Product::sources], deep = 0;
     for (int s = 0; s < Product::sources; ++s) deep += depth[s] = call.width_of(Product::source_width[s]);
-    const int64_t blocks = (width + panel<T> - 1) / panel<T>;
+    const int64_t blocks = (width + panel<T> - 1) / panel<T>, panels = (block1 - block0) * Product::nets;
     const int64_t row_step = (block1 - block0) * phase_nets * panel<T>;
-    const int64_t groups_of_rows = (count + tile_rows - 1) / tile_rows;
+    const int64_t tiles = (count + tile_rows - 1) / tile_rows, wide = tile_width(int((count + tiles - 1) / tiles));
     // A matrix that outgrows the second-level cache is read from the third at every step.
-    const bool far = groups_of_rows > 1 && blocks * Product::nets * deep * panel<T> * int64_t(sizeof(T)) > 1 << 20;
+    const bool far = tiles > 1 && packed && blocks * Product::nets * deep * panel<T> * int64_t(sizeof(T)) > 1 << 20;
     const T* vectors[Product::sources * tile_rows];
     T* out[tile_accumulators];
-    TileCall<T> tiles = {vectors, depth, Product::sources, nullptr, deep * panel<T>, nullptr,
-                         panel<T> * int64_t(sizeof(T)) / groups_of_rows, out, row_step};
-    for (int64_t q = 0, r0 = 0; q < groups_of_rows; ++q) {
-      const int tall = int((count - r0 + groups_of_rows - q - 1) / (groups_of_rows - q));
-      for (int s = 0; s < Product::sources; ++s)
-        for (int r = 0; r < tall; ++r)
-          vectors[s * tall + r] = buffer[active[r0 + r] * per_row + Product::source[s]];
-      const int64_t last = block1 * Product::nets;
-      for (int64_t p = block0 * Product::nets; p < last;) {
-        for (int64_t k = 0; k < tile_accumulators && p + k < last; ++k) {
-          const int64_t block = (p + k) / Product::nets, net = (p + k) % Product::nets;
-          out[k] = nets + r0 * row_step + ((block - block0) * phase_nets + Product::first + net) * panel<T>;
+    TileCall<T> call_of = {vectors, depth, Product::sources, nullptr, deep * panel<T>, nullptr,
+                           panel<T> * int64_t(sizeof(T)) / tiles, out, row_step};
+    const int64_t turns = (panels + wide - 1) / wide, here = block0 * Product::nets;
+    for (int64_t turn = 0; turn < turns; ++turn) {
+      const int64_t first = (back ? turns - 1 - turn : turn) * wide, last = first + wide < panels ? first + wide : panels;
+      const T* from = packed ? packed_here + (here + first) * call_of.panel_step
+                             : pack_now<Product>(width, here + first, here + last);
+      for (int64_t q = 0, r0 = 0; q < tiles; ++q) {
+        const int tall = int((count - r0 + tiles - q - 1) / (tiles - q));
+        for (int s = 0; s < Product::sources; ++s)
+          for (int r = 0; r < tall; ++r)
+            vectors[s * tall + r] = buffer[active[r0 + r] * per_row + Product::source[s]];
+        for (int64_t p = first; p < last;) {
+          for (int64_t k = 0; k < wide && p + k < last; ++k) {
+            const int64_t block = (p + k) / Product::nets, net = (p + k) % Product::nets;
+            out[k] = nets + r0 * row_step + (block * phase_nets + Product::first + net) * panel<T>;
+          }
+          call_of.packed = from + (p - first) * call_of.panel_step;
+          // While these panels are used, the next ones come from the outer cache, a share with every tile.
+          const char* later = (const char*)(call_of.packed + (back ? -wide : wide) * call_of.panel_step);
+          call_of.ahead = far ? later + q * deep * call_of.ahead_step : nullptr;
+          p += tile_panels<T, tile_rows>(tall, call_of, last - p);
         }
-        tiles.packed = packed_here + p * tiles.panel_step;
-        // While these panels are used, the next ones come from the outer cache, a share with every group of rows.
-        tiles.ahead = !far ? nullptr
-                      : (const char*)(tiles.packed + (last - block0 * Product::nets) * tiles.panel_step) + q * deep * tiles.ahead_step;
-        p += tile_panels<T, tile_rows>(tall, tiles, last - p);
+        r0 += tall;
       }
-      r0 += tall;
     }
-    packed_here += blocks * Product::nets * deep * panel<T>;
+    if (packed) packed_here += blocks * Product::nets * deep * panel<T>;
+  }
+
+  // Panels [first, last) of a product, packed for this step alone: a call of one step would read them no second time.
+  template <class Product>
+  const T* pack_now(int64_t width, int64_t first, int64_t last) {
+    T* to = unpacked;
+    for (int64_t p = first; p < last; ++p)
+      to += pack_net<Cell, T, Product>(call, group, width, p / Product::nets * panel<T>, p % Product::nets, to);
+    return unpacked;
   }
 
   template <class... Products>
@@ -216,9 +167,12 @@ struct Slice {
     together = together < 1 ? 1 : together > blocks ? blocks : together;
     if (Phase::totals) memset((void*)totals, 0, size_t(count) * Phase::totals * sizeof(Vec<T>));
     const T* packed_phase = packed_here;
-    if (begin_of(blocks) == end_of(blocks)) packed_here += packed_of_phase(width, typename Phase::Products{});
-    const int64_t last = end_of(blocks);
-    for (int64_t block0 = begin_of(blocks); block0 < last; block0 += together) {
+    const int64_t first = begin_of(blocks), last = end_of(blocks), turns = (last - first + together - 1) / together;
+    if (packed && !turns) packed_here += packed_of_phase(width, typename Phase::Products{});
+    // Every other step goes through the units backwards: what a cache still holds of the matrices is used first.
+    back = now % 2;
+    for (int64_t turn = 0; turn < turns; ++turn) {
+      const int64_t block0 = first + (back && !Phase::totals ? turns - 1 - turn : turn) * together;
       const int64_t block1 = block0 + together < last ? block0 + together : last;
       packed_here = packed_phase;
       multiply_all(typename Phase::Products{}, width, Phase::nets, block0, block1);

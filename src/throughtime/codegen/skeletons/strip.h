@@ -1,4 +1,4 @@
-// A strip of a matrix product: some rows x one panel, in registers while it runs through the depth.
+// A strip of a matrix product: some rows x some panels, in registers while it runs through the depth.
 #pragma once
 
 #include "product.h"
@@ -10,65 +10,93 @@ inline constexpr int64_t piece = 64;
 
 enum class Start { zero, go_on, add };  // what a chain begins with: 0; what stands in `out`; 0, and `out` is added last
 
-// Rows x one panel of the result. `left` and `out` hold the rows' addresses, `step` the distance of left's elements. If
-// `Packed`, left's rows lie side by side from left[0] on, so that one register holds the address of them all.
-template <class T, int Rows, bool Packed = false>
-void strip(const T* const* left, int64_t step, const T* packed, int64_t depth, T* const* out, int64_t columns,
-           Start start) {
-  Vec<T> sum[Rows][2] = {};
-  const bool whole = columns >= panel<T>;
+// A panel of this depth takes 16 KiB, half of a small first-level cache.
+template <class T>
+inline constexpr int64_t block_depth = 16384 / (panel<T> * int64_t(sizeof(T)));
+
+// How the left rows of a block of the depth lie in a buffer: number k of row r at [r * row + k * step]. One register
+// holds the address of them all; rows some cache lines apart do not fall into the same few lines of a cache.
+template <class T>
+struct Beside {
+  static constexpr int64_t row = block_depth<T> + 64 / int64_t(sizeof(T)), step = 1;
+};
+template <class T>
+struct Across {
+  static constexpr int64_t row = 1, step = tile_rows;
+};
+
+// Rows x panels of the result: `out` holds the rows' addresses. `columns`: how many there are; fewer than all only with
+// one panel. Every `chain` numbers of the depth are summed by themselves and added up in `out`; `start` is for the first.
+template <class T, class Left, int Rows, int Panels>
+__attribute__((noinline)) void strip(const T* left, const T* packed, int64_t panel_step, int64_t depth, int64_t chain,
+                                     T* const* out, int64_t columns, Start start) {
+  constexpr int vectors = 2 * Panels;
+  const bool whole = columns >= Panels * panel<T>;
   const int here[2] = {int(columns < lanes<T> ? columns : lanes<T>),
                        int(columns < lanes<T> ? 0 : whole ? lanes<T> : columns - lanes<T>)};
-  // Loops over sums are unrolled, or the sums would lie in memory.
-  if (start == Start::go_on)
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) __builtin_prefetch(out[r], 1);
+  for (int64_t from = 0; from == 0 || from < depth;) {
+    const int64_t end = from + chain < depth ? from + chain : depth;
+    // Loops over sums are unrolled, or the sums would lie in memory.
+    Vec<T> sum[Rows][vectors] = {};
+    if (start == Start::go_on)
+#pragma GCC unroll 16
+      for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; ++v) {
+          const T* at = out[r] + v * lanes<T>;
+          sum[r][v] = whole ? load(at) : load(at, here[v % 2]);
+        }
+#pragma GCC unroll 2
+    for (int64_t k = from; k < end; ++k, left += Left::step, packed += panel<T>) {
+      Vec<T> column[vectors];
+#pragma GCC unroll 16
+      for (int v = 0; v < vectors; ++v) column[v] = load(packed + v / 2 * panel_step + v % 2 * lanes<T>);
+#pragma GCC unroll 16
+      for (int r = 0; r < Rows; ++r) {
+        const Vec<T> value = splat(left[r * Left::row]);
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; ++v) sum[r][v] = fma(value, column[v], sum[r][v]);
+      }
+    }
+    if (start == Start::add)
+#pragma GCC unroll 16
+      for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; ++v) {
+          const T* at = out[r] + v * lanes<T>;
+          sum[r][v] = (whole ? load(at) : load(at, here[v % 2])) + sum[r][v];
+        }
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 2
-      for (int half = 0; half < 2; ++half) {
-        const T* at = out[r] + half * lanes<T>;
-        sum[r][half] = whole ? load(at) : load(at, here[half]);
+#pragma GCC unroll 16
+      for (int v = 0; v < vectors; ++v) {
+        T* to = out[r] + v * lanes<T>;
+        whole ? store(to, sum[r][v]) : store(to, sum[r][v], here[v % 2]);
       }
-  const T* vector[Rows];
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r) {
-    vector[r] = left[r];
-    __builtin_prefetch(out[r], 1);
+    start = Start::add;
+    from = end;
+    if (from == depth) return;
   }
-  int64_t at = 0;
-#pragma GCC unroll 2
-  for (int64_t k = 0; k < depth; ++k, at += step, packed += panel<T>) {
-    const Vec<T> first = load(packed), second = load(packed + lanes<T>);
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r) {
-      const Vec<T> value = splat(Packed ? vector[0][at + r] : vector[r][at]);
-      sum[r][0] = fma(value, first, sum[r][0]);
-      sum[r][1] = fma(value, second, sum[r][1]);
-    }
-  }
-  if (start == Start::add)
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 2
-      for (int half = 0; half < 2; ++half) {
-        const T* at = out[r] + half * lanes<T>;
-        sum[r][half] = (whole ? load(at) : load(at, here[half])) + sum[r][half];
-      }
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      T* to = out[r] + half * lanes<T>;
-      whole ? store(to, sum[r][half]) : store(to, sum[r][half], here[half]);
-    }
 }
 
-template <class T, int Rows, bool Packed = false>
-TT_INLINE void strip_rows(int rows, const T* const* left, int64_t step, const T* packed, int64_t depth, T* const* out,
-                          int64_t columns, Start start) {
+// One panel, or with few rows several at once, so that there are sums enough to hide the time that one takes: how many.
+template <class T, class Left, int Rows>
+TT_INLINE int strip_rows(int rows, const T* left, const T* packed, int64_t panel_step, int64_t depth, int64_t chain,
+                         T* const* out, int64_t columns, Start start) {
   if constexpr (Rows > 1) {
-    if (rows < Rows) return strip_rows<T, Rows - 1, Packed>(rows, left, step, packed, depth, out, columns, start);
+    if (rows < Rows)
+      return strip_rows<T, Left, Rows - 1>(rows, left, packed, panel_step, depth, chain, out, columns, start);
   }
-  strip<T, Rows, Packed>(left, step, packed, depth, out, columns, start);
+  constexpr int panels = Rows == 1 ? 4 : Rows == 2 ? 2 : 1;
+  if constexpr (panels > 1)
+    if (columns >= panels * panel<T>) {
+      strip<T, Left, Rows, panels>(left, packed, panel_step, depth, chain, out, columns, start);
+      return panels;
+    }
+  strip<T, Left, Rows, 1>(left, packed, panel_step, depth, chain, out, columns, start);
+  return 1;
 }
 
 }  // namespace tt
