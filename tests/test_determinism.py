@@ -122,7 +122,7 @@ def test_another_seed_is_other_noise():
     assert same_bits(results(layer, x, LENGTHS)[0], results(layer, x, LENGTHS, seed=6)[0])
 
 
-@pytest.mark.parametrize("name", ["rnn", "gru", "lstm", "mgu"])
+@pytest.mark.parametrize("name", ["rnn", "gru", "lstm", "mgu", "lstm-layernorm"])
 @pytest.mark.parametrize("rows, directions", [(1, 1), (3, 1), (1, 2), (9, 1)])
 def test_whole_layers_and_teams_of_threads(name, rows, directions):
     """Products included, vectors as input; with so many units, threads share those of a few sequences."""
@@ -138,6 +138,30 @@ def test_whole_layers_and_teams_of_threads(name, rows, directions):
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for each in found for a, b in zip(each, found[0], strict=True))
+
+
+@pytest.mark.parametrize("name", ["rnn", "gru", "lstm-layernorm", "lstm-mogrifier"])
+@pytest.mark.parametrize(
+    "units, rows, steps", [(5, 1, 1), (70, 1, 1), (150, 4, 1), (150, 5, 1), (96, 33, 1), (1024, 2, 2)]
+)
+def test_matrices_that_are_not_packed(name, units, rows, steps):
+    """Calls of few steps read them as they lie, or pack them piece by piece: the same bits as in a longer call."""
+    if units == 1024 and name != "gru":
+        pytest.skip("one cell with large matrices is enough")
+    layer = tt.Recurrent(tt.cells.catalogue[name](), 70 if units < 1024 else units, units)
+    x, before = draw(6, rows, layer.input_size, seed=1), torch.get_num_threads()
+    with torch.no_grad():
+        whole, _ = layer(x)
+        try:
+            for threads in (1, 2, 8):
+                torch.set_num_threads(threads)
+                state, parts = None, []
+                for part in x.split(steps):
+                    output, state = layer(part, state)
+                    parts.append(output)
+                assert torch.equal(torch.cat(parts), whole)
+        finally:
+            torch.set_num_threads(before)
 
 
 TEAM = """

@@ -288,7 +288,11 @@ def test_the_rule_of_the_cut_is_the_kernels():
     header = skeletons()["recurrence.h"]
     assert int(re.search(r"useful = 1 \+ call\.work / (\d+);", header)[1]) == counting.WORK_OF_A_THREAD
     assert int(re.search(r"int64_t smallest = (\d+);", header)[1]) == counting.SMALLEST_SLICE
-    assert int(re.search(r"useful = bytes / \((\d+) << 10\);", header)[1]) << 10 == counting.SHARE_OF_A_MEMBER
+    assert (
+        int(re.search(r"useful = bytes / \((\d+) << 10\) / int64_t\(sizeof", header)[1]) << 10
+        == counting.SHARE_OF_A_MEMBER
+    )
+    assert int(re.search(r"call\.rows \+ (\d+)\) \* size;", header)[1]) == counting.PACKING
 
 
 @pytest.mark.parametrize(
@@ -309,17 +313,17 @@ def test_how_work_is_cut(packed, groups, steps, rows, threads, expected):
 
 
 @pytest.mark.parametrize(
-    "packed, groups, rows, threads, totals, expected",
+    "packed, groups, rows, threads, phases, expected",
     [
-        (40_000, 1, 3, 8, False, (1, 1, 6, 6)),  # no member below 24 KiB of the matrices
-        (100_000, 1, 9, 8, False, (1, 2, 8, 4)),
-        (100_000, 2, 1, 2, False, (2, 1, 2, 1)),
-        (100_000, 2, 1, 5, False, (2, 1, 4, 2)),
-        (100_000, 1, 3, 8, True, (1, 1, 1, 1)),
+        (40_000, 1, 3, 8, 1, (1, 1, 6, 6)),  # no member below 24 KiB of the matrices
+        (100_000, 1, 9, 8, 1, (1, 2, 8, 4)),
+        (100_000, 2, 1, 2, 1, (2, 1, 2, 1)),
+        (100_000, 2, 1, 5, 1, (2, 1, 4, 2)),
+        (100_000, 1, 3, 8, 4, (1, 1, 4, 4)),  # four meetings a step
     ],
 )
-def test_teams(packed, groups, rows, threads, totals, expected):
-    found = counting.cut(packed, groups, 100, rows, threads, totals=totals)
+def test_teams(packed, groups, rows, threads, phases, expected):
+    found = counting.cut(packed, groups, 100, rows, threads, phases=phases)
     assert (found.groups, found.slices, found.threads, found.team) == expected
 
 

@@ -137,6 +137,9 @@ class _CudaSource(Source):
             f"  static constexpr int all_totals = {self.parts.totals}, all_products = {len(self.parts.products)};",
         ]
 
+    def _arrays(self, pointwise: list[str]) -> list[str]:
+        return []
+
     def _more_of_phase(self, number: int) -> list[str]:
         before = self.plan.phases[:number]
         past = self.parts.phases[number].first_product

@@ -14,8 +14,8 @@ from throughtime.symbolic.graph import Node, Width
 from throughtime.symbolic.program import Recurrence, without_marks
 
 SKELETONS = (
-    *("lanes.h", "transpose.h", "functions.h", "product.h", "call.h", "strip.h", "at.h", "pack.h"),
-    *("rows.h", "input.h", "ahead.h", "team.h", "slice.h", "recurrence.h", "matmul.h", "session.h"),
+    *("lanes.h", "transpose.h", "functions.h", "product.h", "call.h", "strip.h", "at.h", "pack.h", "direct.h"),
+    *("rows.h", "input.h", "ahead.h", "team.h", "totals.h", "slice.h", "recurrence.h", "matmul.h", "session.h"),
 )
 SCALARS = {"float32": "float", "float64": "double"}
 
@@ -126,10 +126,20 @@ class Source:
             first += len(product.nets)
         products = ", ".join(f"Product{k}" for k in range(len(phase.products)))
         lines += [f"  using Products = tt::Sequence<{products}>;"]
+        pointwise = self._pointwise(number, phase)
+        lines += self._arrays(pointwise)
         lines += ["  template <class At>", "  static TT_INLINE void pointwise(At& at) {"]
-        lines += ["    " + line for line in self._pointwise(number, phase)]
+        lines += ["    " + line for line in pointwise]
         lines += ["  }", "};"]
         return ["  " + line for line in lines]
+
+    def _arrays(self, pointwise: list[str]) -> list[str]:
+        """The lines that say which arrays a phase reads and writes."""
+        lines = []
+        for kind in ("read", "write"):
+            used = dict.fromkeys(re.findall(rf"\bat\.{kind}(?:_one)?\(({kind}_\w+)", "\n".join(pointwise)))
+            lines.append(f"  static constexpr int {kind}s = {len(used)}, {kind}[] = {{{', '.join(used) or '0'}}};")
+        return lines
 
     def _product(self, k: int, first: int, product: Product) -> list[str]:
         buffers = ", ".join(str(self._buffer(v)) for v in product.vectors)

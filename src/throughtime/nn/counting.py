@@ -19,6 +19,7 @@ from throughtime.symbolic.program import Recurrence
 
 # The rule of run_call in codegen/skeletons/recurrence.h.
 WORK_OF_A_THREAD = 2_000_000
+PACKING = 8  # multiply-adds that take as long as to pack a number
 SMALLEST_SLICE = 4
 SHARE_OF_A_MEMBER = 24 << 10
 
@@ -119,15 +120,15 @@ def packed_input(recurrence: Recurrence, sizes: Sizes, heads: int, panel: int) -
 
 
 def cut(
-    packed: int, groups: int, steps: int, rows: int, threads: int, size: int = 4, totals: bool = False, mapped: int = 0
+    packed: int, groups: int, steps: int, rows: int, threads: int, size: int = 4, phases: int = 1, mapped: int = 0
 ) -> Cut:
     """`packed`: numbers of the packed matrices of one group, `mapped`: of its packed W; `size`: bytes of each;
-    `totals`: whether a step sums over units, which one thread does in one order."""
-    useful = 1 + steps * rows * (packed + mapped) * groups // WORK_OF_A_THREAD
+    `phases`: of a step, after each of which the threads of a team meet."""
+    useful = 1 + (steps * rows + PACKING) * (packed + mapped) * groups // WORK_OF_A_THREAD
     threads = min(threads, useful)
     share = -(-threads // groups)
     slices = max(1, min(rows // SMALLEST_SLICE, share))
-    team = 1 if totals else max(1, min(threads // (groups * slices), packed * size // SHARE_OF_A_MEMBER))
+    team = max(1, min(threads // (groups * slices), packed * size // SHARE_OF_A_MEMBER // phases))
     return Cut(groups, slices, min(threads, groups * slices * team), team)
 
 

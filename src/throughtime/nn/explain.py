@@ -189,11 +189,10 @@ class _Call:
             maps = purpose != "backward" and not (self.words and level == 0)
             mapped = counting.packed_input(recurrence, kind.sizes, kind.heads, panel) if maps else 0
             steps = min(self.steps, self.layer.recompute or self.steps)
-            totals = any(n.op == "total" for n in recurrence.nodes)
-            threads = torch.get_num_threads()
-            cut = counting.cut(packed, groups, steps, self.rows, threads, dtype.itemsize, totals, mapped)
-            compiled = kernel.library() is not None if self.compiler else None
             phases = counting.phase_texts(recurrence)
+            threads = torch.get_num_threads()
+            cut = counting.cut(packed, groups, steps, self.rows, threads, dtype.itemsize, len(phases), mapped)
+            compiled = kernel.library() is not None if self.compiler else None
             size = (packed + mapped) * groups * dtype.itemsize
             found.append(KernelUse(recurrence.name, purpose, compiled, phases, cut, size))
         return found

@@ -2,6 +2,7 @@
 // is read, and no array of all steps is ever there.
 #pragma once
 
+#include "direct.h"
 #include "pack.h"
 #include "strip.h"
 
@@ -54,6 +55,7 @@ struct Input {
 
   T* net = nullptr;             // [vector x][net_columns]
   Vectors<T> vectors;           // x of every sequence and step
+  const T* places[direct_rows];  // where the first of them lie
   T* unpacked = nullptr;        // where a few panels of W are packed if the call has none
   int64_t* begins = nullptr;    // of each step the number of its first vector
   int64_t first = 0, end = 0;   // steps of the call, in the order in which they are made
@@ -91,7 +93,11 @@ struct Input {
       const int64_t t = slice.time_of(step);
       begins[step - first] = count;
       for (int64_t r = 0; r < slice.rows; ++r)
-        if (slice.is_active(r, t)) vectors.put(count++, call.x.at(t, slice.sequence(r)));
+        if (slice.is_active(r, t)) {
+          const T* x = call.x.at(t, slice.sequence(r));
+          if (count < direct_rows) places[count] = x;
+          vectors.put(count++, x);
+        }
     }
     const T* packed = slice.packed_input;
     for (int64_t j = 0; j < call.net_count; ++j) {
@@ -100,12 +106,29 @@ struct Input {
       const bool shared = width > 1;  // every member of a team reads a single number
       const int64_t last = shared ? slice.end_of(blocks) : blocks;
       for (int64_t p = shared ? slice.begin_of(blocks) : 0; p < last;) {
+        if (!packed && direct_now(slice, call.net_reads[j], width, p, count, net + column + p * panel<T>)) {
+          ++p;
+          continue;
+        }
         const int64_t some = packed || last - p < together ? last - p : together;
         const T* from = packed ? packed + p * call.depth * panel<T> : pack_now(slice, call.net_reads[j], width, p, some);
         p += vectors.times(from, count, net + column + p * panel<T>, call.net_columns, some * panel<T>);
       }
       if (packed) packed += blocks * call.depth * panel<T>;
     }
+  }
+
+  // One panel of the result without packing; false if that can't be.
+  template <class Slice>
+  bool direct_now(const Slice& slice, int64_t read, int64_t width, int64_t block, int64_t count, T* to) const {
+    const Call<Cell, T>& call = slice.call;
+    const Array<const T>& w = slice.group.reads[read];
+    const Matrix<T> matrix = {w.data, w.step, w.row};
+    if (!is_direct(matrix, false, count, block * panel<T>, width)) return false;
+    T* out[direct_rows];
+    for (int64_t v = 0; v < count; ++v) out[v] = to + v * call.net_columns;
+    direct_panel(int(count), w.data + block * panel<T> * w.step, w.step, call.depth, piece, places, out);
+    return true;
   }
 
   // Panels of W, packed for these steps alone.

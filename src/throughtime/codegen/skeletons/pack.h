@@ -84,6 +84,11 @@ int64_t largest_net_of(const Call<Cell, T>& call, Sequence<Phases...>) {
   return most;
 }
 
+template <class... Phases>
+constexpr bool any_totals(Sequence<Phases...>) {
+  return ((Phases::totals > 0) || ...);
+}
+
 // The most sums over units that one phase makes.
 template <class... Phases>
 constexpr int totals_of(Sequence<Phases...>) {

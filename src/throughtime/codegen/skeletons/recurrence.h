@@ -70,9 +70,9 @@ bool deal(const Call<Cell, T>& call, Group<Cell, T>& group) {
 template <class Cell, class T, class... Phases>
 int64_t team_size(const Call<Cell, T>& call, Sequence<Phases...> phases) {
   const int64_t share = call.threads / (call.groups * call.slices);
-  if (share < 2 || ((Phases::totals > 0) || ...) || !Team::allowed()) return 1;  // a total is one sum over all units
+  if (share < 2 || !Team::allowed()) return 1;
   const int64_t bytes = pack_phases(call, call.group[0], (T*)nullptr, phases) * int64_t(sizeof(T));
-  const int64_t useful = bytes / (24 << 10);
+  const int64_t useful = bytes / (24 << 10) / int64_t(sizeof...(Phases));  // they meet after each
   return useful < 1 ? 1 : useful < share ? useful : share;
 }
 
@@ -103,15 +103,10 @@ int run_call(const int64_t* a) {
   call.parse_input(a);
   const int64_t own = pack_phases(call, call.group[0], (T*)nullptr, typename Cell::Phases{});
   const int64_t size = own + pack_input(call, call.group[0], (T*)nullptr);
-  call.work = call.groups * call.steps * call.rows * size;
+  // To pack a number takes as long as some multiply-adds.
+  call.work = call.groups * (call.steps * call.rows + 8) * size;
   call.packed_input = own;
   const int64_t apart = (size + 15) / 16 * 16;  // each group's begin at a cache line
-  // One step reads its matrices once: they are packed piece by piece where they are needed, in a nearer cache.
-  const bool packs = call.steps > 1;
-  Packing packing;
-  T* const packed = packs ? packing.open<T>(call.groups * apart) : nullptr;
-  call.failed = packs && !packed;
-  for (int64_t g = 0; g < call.groups && packed; ++g) call.packed[g] = packed + g * apart;
   // A sleeping thread wakes in some 20 microseconds: each must have more multiply-adds than are done in that time.
   const int64_t useful = 1 + call.work / 2000000;
   if (call.threads > useful) call.threads = useful;
@@ -120,6 +115,15 @@ int run_call(const int64_t* a) {
   const int64_t share = (call.threads + call.groups - 1) / call.groups;
   call.slices = call.rows / smallest < share ? call.rows / smallest : share;
   if (call.slices < 1) call.slices = 1;
+  // One step reads its matrices once: they are packed piece by piece where they are needed, in a nearer cache. Matrices
+  // that outgrow the caches are better read some times as they lie.
+  const bool large = call.groups * apart * int64_t(sizeof(T)) >= 8 << 20;
+  const int64_t few = large && call.steps * call.rows <= direct_rows ? direct_rows : 1;
+  const bool packs = call.steps > few || call.slices > 2;  // each slice would pack them
+  Packing packing;
+  T* const packed = packs ? packing.open<T>(call.groups * apart) : nullptr;
+  call.failed = packs && !packed;
+  for (int64_t g = 0; g < call.groups && packed; ++g) call.packed[g] = packed + g * apart;
   for (int64_t g = 0; g < call.groups && call.slices > 1 && !call.failed; ++g)
     if (call.group[g].lengths) call.failed = !deal(call, call.group[g]);
   call.team = team_size(call, typename Cell::Phases{});
@@ -127,12 +131,12 @@ int run_call(const int64_t* a) {
   if (!call.failed && call.rows > 0) {
     if (packs)
       call.parallel(
-          call.groups * call.team, call.threads,
+          call.groups * call.slices * call.team, call.threads,
           [](void* context, int64_t task) {
             auto& c = *(Call<Cell, T>*)context;
-            const int64_t g = task / c.team;
-            pack_phases(c, c.group[g], c.packed[g], typename Cell::Phases{}, Share{task % c.team, c.team});
-            pack_input(c, c.group[g], c.packed[g] + c.packed_input, Share{task % c.team, c.team});
+            const int64_t parts = c.slices * c.team, g = task / parts;
+            pack_phases(c, c.group[g], c.packed[g], typename Cell::Phases{}, Share{task % parts, parts});
+            pack_input(c, c.group[g], c.packed[g] + c.packed_input, Share{task % parts, parts});
           },
           &call);
     call.parallel(

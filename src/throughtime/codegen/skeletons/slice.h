@@ -4,10 +4,12 @@
 
 #include "ahead.h"
 #include "at.h"
+#include "direct.h"
 #include "input.h"
 #include "pack.h"
 #include "rows.h"
 #include "team.h"
+#include "totals.h"
 
 namespace tt {
 
@@ -23,7 +25,7 @@ struct Slice : Rows<Cell, T> {
   const T* packed;
   int64_t count = 0;  // sequences that this step belongs to
   int64_t* active = nullptr;
-  Vec<T>* totals = nullptr;  // [row][totals of the phase]
+  Totals<Cell, T> totals;
   Team* team = nullptr;
   int64_t member = 0, members = 1;
   bool left = false;  // this member has left its team
@@ -34,8 +36,6 @@ struct Slice : Rows<Cell, T> {
   int64_t now = 0;  // which step is being made
   bool back = false;  // from the last unit to the first
 
-  static constexpr int most_totals = totals_of(typename Cell::Phases{});
-
   Slice(const Call<Cell, T>& c, const Group<Cell, T>& g, const T* p, int64_t f, int64_t r)
       : Base(c, g, f, r), packed(p) {}
 
@@ -43,15 +43,20 @@ struct Slice : Rows<Cell, T> {
   bool is_active(int64_t r, int64_t t) const { return !group.lengths || call.origin + t < group.lengths[sequence(r)]; }
 
   // False if there is no memory.
-  bool open(int64_t net_count) { return Base::open(net_count) && open_own(); }
-  bool borrow(const Slice& leader, int64_t net_count) { return Base::borrow(leader, net_count) && open_own(); }
+  bool open(int64_t net_count) { return Base::open(net_count) && open_own(nullptr); }
+
+  bool borrow(const Slice& leader, int64_t net_count) {
+    if (!Base::borrow(leader, net_count + rows * Cell::buffers) || !open_own(&leader.totals)) return false;
+    for (int64_t r = 0; r < rows; ++r)
+      point_totals<Cell>(buffer + r * per_row, nets + net_count + r * Cell::buffers, typename Cell::Phases{});
+    return true;
+  }
 
   // What every member of a team has for itself.
-  bool open_own() {
+  bool open_own(const Totals<Cell, T>* leader) {
     active = (int64_t*)malloc(size_t(rows) * sizeof(int64_t));
-    totals = (Vec<T>*)allocate<T>(rows * most_totals * lanes<T>);
     if (!packed) unpacked = allocate<T>(tile_width(1) * largest_net_of(call, typename Cell::Phases{}));
-    return active && totals && (packed || unpacked) && input.open(call, rows, packed);
+    return active && (packed || unpacked) && totals.open(call, rows, leader) && input.open(call, rows, packed);
   }
 
   // The part of `count` panels that is this member's.
@@ -62,7 +67,7 @@ struct Slice : Rows<Cell, T> {
     Base::release();
     free(active);
     free(unpacked);
-    free(totals);
+    totals.release();
     input.release();
   }
 
@@ -106,13 +111,11 @@ struct Slice : Rows<Cell, T> {
     const int64_t blocks = (width + panel<T> - 1) / panel<T>, panels = (block1 - block0) * Product::nets;
     const int64_t row_step = (block1 - block0) * phase_nets * panel<T>;
     const int64_t tiles = (count + tile_rows - 1) / tile_rows, wide = tile_width(int((count + tiles - 1) / tiles));
-    // A matrix that outgrows the second-level cache is read from the third at every step.
-    const bool far = tiles > 1 && packed && blocks * Product::nets * deep * panel<T> * int64_t(sizeof(T)) > 1 << 20;
     const T* vectors[Product::sources * tile_rows];
     T* out[tile_accumulators];
-    TileCall<T> call_of = {vectors, depth, Product::sources, nullptr, deep * panel<T>, nullptr,
-                           panel<T> * int64_t(sizeof(T)) / tiles, out, row_step};
+    TileCall<T> call_of = {vectors, depth, Product::sources, nullptr, deep * panel<T>, out, row_step};
     const int64_t turns = (panels + wide - 1) / wide, here = block0 * Product::nets;
+    if (!packed && Product::sources == 1 && count <= direct_rows) return multiply_now<Product>(width, phase_nets, block0, block1);
     for (int64_t turn = 0; turn < turns; ++turn) {
       const int64_t first = (back ? turns - 1 - turn : turn) * wide, last = first + wide < panels ? first + wide : panels;
       const T* from = packed ? packed_here + (here + first) * call_of.panel_step
@@ -128,15 +131,34 @@ struct Slice : Rows<Cell, T> {
             out[k] = nets + r0 * row_step + (block * phase_nets + Product::first + net) * panel<T>;
           }
           call_of.packed = from + (p - first) * call_of.panel_step;
-          // While these panels are used, the next ones come from the outer cache, a share with every tile.
-          const char* later = (const char*)(call_of.packed + (back ? -wide : wide) * call_of.panel_step);
-          call_of.ahead = far ? later + q * deep * call_of.ahead_step : nullptr;
           p += tile_panels<T, tile_rows>(tall, call_of, last - p);
         }
         r0 += tall;
       }
     }
     if (packed) packed_here += blocks * Product::nets * deep * panel<T>;
+  }
+
+  // The same of a call with few steps and sequences.
+  template <class Product>
+  void multiply_now(int64_t width, int phase_nets, int64_t block0, int64_t block1) {
+    const int64_t depth = call.width_of(Product::source_width[0]), row_step = (block1 - block0) * phase_nets * panel<T>;
+    const T* vectors[direct_rows];
+    T* out[direct_rows];
+    for (int64_t r = 0; r < count; ++r) vectors[r] = buffer[active[r] * per_row + Product::source[0]];
+    for (int64_t p = block0 * Product::nets; p < block1 * Product::nets; ++p) {
+      const int64_t block = p / Product::nets, net = p % Product::nets, unit = block * panel<T>;
+      const Factor factor = Product::factor[net];
+      const Matrix<T>& matrix = group.matrices[factor.matrix];
+      for (int64_t r = 0; r < count; ++r)
+        out[r] = nets + r * row_step + ((block - block0) * phase_nets + Product::first + net) * panel<T>;
+      if (is_direct(matrix, factor.transposed, count, unit, width)) {
+        direct_panel(int(count), matrix.data + unit * matrix.row_step, matrix.row_step, depth, depth + lanes<T>, vectors, out);
+        continue;
+      }
+      const T* from = pack_now<Product>(width, p, p + 1);
+      tile_panels<T, direct_rows>(int(count), TileCall<T>{vectors, &depth, 1, from, 0, out, row_step}, 1);
+    }
   }
 
   // Panels [first, last) of a product, packed for this step alone: a call of one step would read them no second time.
@@ -165,7 +187,7 @@ struct Slice : Rows<Cell, T> {
     const int64_t blocks = (width + panel<T> - 1) / panel<T>;
     int64_t together = Phase::nets ? net_room / (count * Phase::nets * panel<T>) : blocks;
     together = together < 1 ? 1 : together > blocks ? blocks : together;
-    if (Phase::totals) memset((void*)totals, 0, size_t(count) * Phase::totals * sizeof(Vec<T>));
+    if (Phase::totals) memset((void*)totals.own, 0, size_t(count) * Phase::totals * sizeof(Vec<T>));
     const T* packed_phase = packed_here;
     const int64_t first = begin_of(blocks), last = end_of(blocks), turns = (last - first + together - 1) / together;
     if (packed && !turns) packed_here += packed_of_phase(width, typename Phase::Products{});
@@ -178,13 +200,16 @@ struct Slice : Rows<Cell, T> {
       multiply_all(typename Phase::Products{}, width, Phase::nets, block0, block1);
       for (int64_t i = 0; i < count; ++i) pointwise<Phase>(t, i, width, block0, block1);
     }
-    for (int64_t i = 0; i < count; ++i)
-      for (int k = 0; k < Phase::totals; ++k)
-        *buffer[active[i] * per_row + Phase::total_buffer[k]] = sum_lanes(totals[i * Phase::totals + k]);
-    if (members > 1) {
+    const bool shared = members > 1;
+    if (shared) {
       team->meet();
       if (team->given_up) give_up();
     }
+    if (left) return;
+    for (int64_t i = 0; i < count; ++i)
+      for (int k = 0; k < Phase::totals; ++k)
+        *buffer[active[i] * per_row + Phase::total_buffer[k]] = totals.template sum<Phase>(i, k, width, shared);
+    if (Phase::totals) totals.second = !totals.second;
   }
 
   // At a meeting: the leader goes on alone, with all units, the others have nothing more to do.
@@ -199,11 +224,13 @@ struct Slice : Rows<Cell, T> {
     const int64_t r = active[i], b = sequence(r);
     const T* reads[Cell::reads + 1];
     T* writes[Cell::writes + 1];
-    for (int k = 0; k < Cell::reads; ++k)
+    for (int n = 0; n < Phase::reads; ++n) {
+      const int k = Phase::read[n];
       reads[k] = call.is_mapped(k) ? input.of(call, now, i, k) : group.reads[k].at(t, b);
-    for (int k = 0; k < Cell::writes; ++k) writes[k] = group.writes[k].at(t, b);
+    }
+    for (int n = 0; n < Phase::writes; ++n) writes[Phase::write[n]] = group.writes[Phase::write[n]].at(t, b);
     T* const* sums = partial + r * Cell::sums;
-    Ahead<Cell, T> ahead;
+    Ahead<Cell, T, Phase> ahead;
     if (now + 1 < call.steps) ahead.begin(call, group, reads, writes);
     const int64_t net_step = Phase::nets * panel<T>;
     const T* net = nets + i * (block1 - block0) * net_step;
@@ -213,15 +240,19 @@ struct Slice : Rows<Cell, T> {
         if (half == 0 || vector_bytes == 64) ahead.fetch(unit * int64_t(sizeof(T)));
         const int64_t n = width - unit;
         const T* here = net + half * lanes<T>;
+        Vec<T> own[Phase::totals + 1] = {};
+        Vec<T>* const total = Phase::totals && members > 1 ? own : totals.own + i * Phase::totals;
         if (n >= lanes<T>) {
           At<Cell, T, true> at{call, group.seed, reads, writes, sums, buffer + r * per_row, next + r * Cell::carries, here,
-                               totals + i * Phase::totals, t, b, unit, lanes<T>};
+                               total, t, b, unit, lanes<T>};
           Phase::pointwise(at);
         } else if (n > 0) {
           At<Cell, T, false> at{call, group.seed, reads, writes, sums, buffer + r * per_row, next + r * Cell::carries, here,
-                                totals + i * Phase::totals, t, b, unit, int(n)};
+                                total, t, b, unit, int(n)};
           Phase::pointwise(at);
         }
+        for (int k = 0; k < Phase::totals && total == own && n > 0; ++k)
+          totals.template terms_of<Phase>(i, k, width)[unit / lanes<T>] = own[k];
       }
   }
 

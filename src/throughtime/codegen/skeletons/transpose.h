@@ -5,17 +5,6 @@
 
 namespace tt {
 
-template <int... I>
-struct Indices {};
-template <int N, int... I>
-struct Counted : Counted<N - 1, N - 1, I...> {};
-template <int... I>
-struct Counted<0, I...> {
-  using type = Indices<I...>;
-};
-template <int N>
-using UpTo = typename Counted<N>::type;  // 0, 1, ..., N - 1
-
 // a0 b0 a1 b1 ..., from the lower or the upper halves.
 template <class T, bool Upper, int... I>
 TT_INLINE Vec<T> interleaved(Vec<T> a, Vec<T> b, Indices<I...>) {
@@ -37,6 +26,44 @@ TT_INLINE void transpose(Vec<T>* rows) {
 #pragma GCC unroll 16
     for (int i = 0; i < lanes<T>; ++i) rows[i] = mixed[i];
   }
+}
+
+#if defined(__AVX512F__)
+// Of every four neighbours the first or the last two of `a` and of `b`, `Size` at a time: a0 b0 a1 b1, or a0 a1 b0 b1.
+template <bool Upper, int Size, int... I>
+TT_INLINE Vec<float> within_quarters(Vec<float> a, Vec<float> b, Indices<I...>) {
+  return __builtin_shufflevector(
+      a, b, (I / 4 * 4 + (Upper ? 2 : 0) + (Size == 1 ? I % 4 / 2 + I % 2 * 16 : I % 2 + I % 4 / 2 * 16))...);
+}
+#endif
+
+// Columns of a square of numbers, whose rows lie `step` apart.
+template <class T>
+TT_INLINE void load_transposed(const T* from, int64_t step, Vec<T>* columns) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    constexpr UpTo<16> all;
+    // Four rows after the other, so that these stay in the first-level cache even if all fall into the same lines of it.
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i)
+#pragma GCC unroll 4
+      for (int q = 0; q < 4; ++q) columns[4 * q + i] = load_quarters(from + i * step + 4 * q, step);
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q) {
+      Vec<T>* square = columns + 4 * q;
+      const Vec<T> low = within_quarters<false, 1>(square[0], square[1], all), low_end = within_quarters<false, 1>(square[2], square[3], all);
+      const Vec<T> high = within_quarters<true, 1>(square[0], square[1], all), high_end = within_quarters<true, 1>(square[2], square[3], all);
+      square[0] = within_quarters<false, 2>(low, low_end, all);
+      square[1] = within_quarters<true, 2>(low, low_end, all);
+      square[2] = within_quarters<false, 2>(high, high_end, all);
+      square[3] = within_quarters<true, 2>(high, high_end, all);
+    }
+    return;
+  }
+#endif
+#pragma GCC unroll 16
+  for (int j = 0; j < lanes<T>; ++j) columns[j] = load(from + j * step);
+  transpose<T>(columns);
 }
 
 }  // namespace tt

@@ -1,0 +1,69 @@
+// Products of a matrix that is read only once, as it lies: squares of it are transposed in registers and multiplied at once.
+#pragma once
+
+#include "product.h"
+
+namespace tt {
+
+// More vectors are worth packing for.
+inline constexpr int direct_rows = 4;
+
+// Whether a panel of outputs can be made so: its rows' numbers lie side by side, and it has all its rows.
+template <class T>
+bool is_direct(Matrix<T> matrix, bool transposed, int64_t rows, int64_t unit, int64_t width) {
+  return !transposed && matrix.column_step == 1 && rows <= direct_rows && unit + panel<T> <= width;
+}
+
+// One panel of rows x vectors: out[v][j] = row j times vectors[v]; every `chain` numbers of the depth are summed by
+// themselves and added up, as in a strip.
+template <class T, int Count>
+__attribute__((noinline)) void direct(const T* from, int64_t row_step, int64_t depth, int64_t chain,
+                                      const T* const* vectors, T* const* out) {
+  Vec<T> sum[Count][2] = {}, total[Count][2] = {};
+  for (int64_t k = 0; k < depth; k += lanes<T>) {
+    const int n = int(depth - k < lanes<T> ? depth - k : lanes<T>);
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      Vec<T> column[lanes<T>];
+      const T* square = from + half * lanes<T> * row_step + k;
+      // So many rows at once are more than the processor foresees.
+#pragma GCC unroll 16
+      for (int j = 0; j < lanes<T>; ++j) __builtin_prefetch(square + j * row_step + 4 * lanes<T>, 0, 2);
+      if (n == lanes<T>) {
+        load_transposed(square, row_step, column);
+#pragma GCC unroll 16
+        for (int j = 0; j < lanes<T>; ++j)
+#pragma GCC unroll 4
+          for (int v = 0; v < Count; ++v) sum[v][half] = fma(splat(vectors[v][k + j]), column[j], sum[v][half]);
+      } else {
+        for (int j = 0; j < lanes<T>; ++j) column[j] = load(square + j * row_step, n);
+        transpose<T>(column);
+        for (int j = 0; j < n; ++j)
+          for (int v = 0; v < Count; ++v) sum[v][half] = fma(splat(vectors[v][k + j]), column[j], sum[v][half]);
+      }
+    }
+    if ((k + lanes<T>) % chain && k + lanes<T> < depth) continue;
+#pragma GCC unroll 4
+    for (int v = 0; v < Count; ++v)
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        total[v][half] = k < chain ? sum[v][half] : total[v][half] + sum[v][half];
+        sum[v][half] = Vec<T>{};
+      }
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < Count; ++v)
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) store(out[v] + half * lanes<T>, total[v][half]);
+}
+
+template <class T, int Most = direct_rows>
+void direct_panel(int count, const T* from, int64_t row_step, int64_t depth, int64_t chain, const T* const* vectors,
+                  T* const* out) {
+  if constexpr (Most > 1) {
+    if (count < Most) return direct_panel<T, Most - 1>(count, from, row_step, depth, chain, vectors, out);
+  }
+  direct<T, Most>(from, row_step, depth, chain, vectors, out);
+}
+
+}  // namespace tt
