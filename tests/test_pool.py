@@ -373,6 +373,9 @@ large + large
 others = threads() - {os.getpid()}  # OpenMP's, while the pool has none
 found = {"spinning": set(), "asleep": set()}
 for _ in range(30):
+    for _ in range(5):
+        large + large
+        time.sleep(0.003)
     large + large
     found["spinning"].add(checks.other(parallel))
     time.sleep(0.1)
@@ -381,6 +384,17 @@ for kind in found.values():
     kind.discard(0)  # a busy machine may leave the caller alone
 assert found["spinning"] & others, (found, others)
 assert found["asleep"] - others, (found, others)
+# Without operators of torch's, jobs of ours do not keep OpenMP's threads spinning.
+counts = (number * 9)()
+def jobs(seconds):
+    end, before = time.monotonic() + seconds, time.process_time()
+    while time.monotonic() < end:
+        checks.count(parallel, number(2), number(2), number(50000), counts)
+        time.sleep(0.002)
+    return (time.process_time() - before) / seconds
+large + large
+jobs(0.5)
+assert jobs(0.5) < 0.5
 # The modes of OpenMP's threads are their own.
 flags = (number * 40)()
 for _ in range(20):
@@ -408,7 +422,7 @@ print("done")
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how long a thread has run")
 def test_the_threads_of_openmp_do_our_work_while_they_spin() -> None:
-    """And only then; they keep their floating-point mode, may end, and are missing in a child of fork."""
+    """And only then, and not for ever; they keep their floating-point mode, may end, and are missing after a fork."""
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two processors")
     library = runtime.build("checks", {"checks.cpp": CHECKS}, "checks.cpp").path

@@ -10,6 +10,22 @@ const int unknown = 0, none = -1;
 thread_local int neighbour = unknown;  // one of those that serve this thread
 thread_local int lost = 0;             // how often it has turned out to be gone
 
+// They spin after our tasks, too, and would do so for ever if we came again and again: so now and then they are left
+// alone, for longer than they spin. Who still spins then was used by somebody else.
+const int64_t stretch_nanoseconds = 200000000, pause_nanoseconds = 10000000;
+thread_local int64_t stretch_end = 0, pause_end = 0;  // 0: they were found asleep
+
+bool is_ours_to_use() {
+  const int64_t time = now();
+  if (!stretch_end) stretch_end = time + stretch_nanoseconds;
+  if (time < stretch_end) return true;
+  if (!pause_end) pause_end = time + pause_nanoseconds;
+  if (time < pause_end) return false;
+  stretch_end = time + stretch_nanoseconds;
+  pause_end = 0;
+  return true;
+}
+
 struct Region {
   int64_t helpers, entered;
   pthread_t caller;
@@ -45,7 +61,13 @@ bool run_on_openmp(int64_t helpers) {
       neighbour = ++lost < 8 ? unknown : none;
       return false;
     }
-    if (time_of(neighbour) == before) return false;  // it sleeps
+    if (time_of(neighbour) == before) {  // it sleeps
+      stretch_end = pause_end = 0;
+      return false;
+    }
+    if (!is_ours_to_use()) return false;
+  } else {
+    stretch_end = 1;  // this is to know one; a pause follows
   }
   Region region = {helpers, 0, pthread_self(), &neighbour};
   openmp(in_region, &region, 0, 0);

@@ -1,4 +1,4 @@
-// Products of a matrix that is read only once, as it lies: squares of it are transposed in registers and multiplied at once.
+// Products of a matrix that is read only once, as it lies: squares of it are transposed in registers and multiplied.
 #pragma once
 
 #include "product.h"

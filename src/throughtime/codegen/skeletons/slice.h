@@ -115,7 +115,8 @@ struct Slice : Rows<Cell, T> {
     T* out[tile_accumulators];
     TileCall<T> call_of = {vectors, depth, Product::sources, nullptr, deep * panel<T>, out, row_step};
     const int64_t turns = (panels + wide - 1) / wide, here = block0 * Product::nets;
-    if (!packed && Product::sources == 1 && count <= direct_rows) return multiply_now<Product>(width, phase_nets, block0, block1);
+    if (!packed && Product::sources == 1 && count <= direct_rows)
+      return multiply_now<Product>(width, phase_nets, block0, block1);
     for (int64_t turn = 0; turn < turns; ++turn) {
       const int64_t first = (back ? turns - 1 - turn : turn) * wide, last = first + wide < panels ? first + wide : panels;
       const T* from = packed ? packed_here + (here + first) * call_of.panel_step
@@ -153,7 +154,8 @@ struct Slice : Rows<Cell, T> {
       for (int64_t r = 0; r < count; ++r)
         out[r] = nets + r * row_step + ((block - block0) * phase_nets + Product::first + net) * panel<T>;
       if (is_direct(matrix, factor.transposed, count, unit, width)) {
-        direct_panel(int(count), matrix.data + unit * matrix.row_step, matrix.row_step, depth, depth + lanes<T>, vectors, out);
+        const T* from = matrix.data + unit * matrix.row_step;
+        direct_panel(int(count), from, matrix.row_step, depth, depth + lanes<T>, vectors, out);
         continue;
       }
       const T* from = pack_now<Product>(width, p, p + 1);

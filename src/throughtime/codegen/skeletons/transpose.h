@@ -51,8 +51,10 @@ TT_INLINE void load_transposed(const T* from, int64_t step, Vec<T>* columns) {
 #pragma GCC unroll 4
     for (int q = 0; q < 4; ++q) {
       Vec<T>* square = columns + 4 * q;
-      const Vec<T> low = within_quarters<false, 1>(square[0], square[1], all), low_end = within_quarters<false, 1>(square[2], square[3], all);
-      const Vec<T> high = within_quarters<true, 1>(square[0], square[1], all), high_end = within_quarters<true, 1>(square[2], square[3], all);
+      const Vec<T> low = within_quarters<false, 1>(square[0], square[1], all);
+      const Vec<T> low_end = within_quarters<false, 1>(square[2], square[3], all);
+      const Vec<T> high = within_quarters<true, 1>(square[0], square[1], all);
+      const Vec<T> high_end = within_quarters<true, 1>(square[2], square[3], all);
       square[0] = within_quarters<false, 2>(low, low_end, all);
       square[1] = within_quarters<true, 2>(low, low_end, all);
       square[2] = within_quarters<false, 2>(high, high_end, all);
