@@ -21,6 +21,8 @@ struct Cell {
     static constexpr int width = 1, nets = 0;
     static constexpr int totals = 0, total_buffer[] = {0};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 4, read[] = {read_d_out, read_z, read_n, read_h_seen};
+    static constexpr int writes = 2, write[] = {write_d_net_d_net_z, write_d_net_d_net_n};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto add10 = (at.carry(carry_d_h) + at.read(read_d_out));
@@ -48,6 +50,8 @@ struct Cell {
       static constexpr tt::Factor factor[] = {{2, true}};
     };
     using Products = tt::Sequence<Product0>;
+    static constexpr int reads = 3, read[] = {read_r, read_h_seen, read_z};
+    static constexpr int writes = 1, write[] = {write_d_net_d_net_r};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto linear18 = at.net(0);
@@ -69,6 +73,8 @@ struct Cell {
       static constexpr tt::Factor factor[] = {{1, true}, {0, true}};
     };
     using Products = tt::Sequence<Product0>;
+    static constexpr int reads = 0, read[] = {0};
+    static constexpr int writes = 0, write[] = {0};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       at.next(carry_d_h, (at.buffer(buffer_add20) + at.net(0)));

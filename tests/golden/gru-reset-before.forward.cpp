@@ -25,6 +25,8 @@ struct Cell {
       static constexpr tt::Factor factor[] = {{0, false}, {1, false}};
     };
     using Products = tt::Sequence<Product0>;
+    static constexpr int reads = 4, read[] = {read_net_r, read_bias_r, read_net_z, read_bias_z};
+    static constexpr int writes = 4, write[] = {write_saved_h_seen, write_saved_r, write_saved_z, write_saved_mul3};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto r = tt::sigmoid(((at.read(read_net_r) + at.read(read_bias_r)) + at.net(0)));
@@ -49,6 +51,8 @@ struct Cell {
       static constexpr tt::Factor factor[] = {{2, false}};
     };
     using Products = tt::Sequence<Product0>;
+    static constexpr int reads = 2, read[] = {read_net_n, read_bias_n};
+    static constexpr int writes = 2, write[] = {write_out, write_saved_n};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto n = tt::tanh(((at.read(read_net_n) + at.read(read_bias_n)) + at.net(0)));

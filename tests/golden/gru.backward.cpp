@@ -21,6 +21,8 @@ struct Cell {
     static constexpr int width = 1, nets = 0;
     static constexpr int totals = 0, total_buffer[] = {0};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 6, read[] = {read_d_out, read_z, read_n, read_r, read_h_seen, read_add3};
+    static constexpr int writes = 4, write[] = {write_d_net_d_net_r, write_d_net_d_net_z, write_d_net_d_net_n, write_delta_delta_m_0};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto add13 = (at.carry(carry_d_h) + at.read(read_d_out));
@@ -58,6 +60,8 @@ struct Cell {
       static constexpr tt::Factor factor[] = {{2, true}, {1, true}, {0, true}};
     };
     using Products = tt::Sequence<Product0>;
+    static constexpr int reads = 1, read[] = {read_z};
+    static constexpr int writes = 0, write[] = {0};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       at.next(carry_d_h, tt::fma(at.buffer(buffer_add13), at.read(read_z), at.net(0)));

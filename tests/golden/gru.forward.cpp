@@ -24,6 +24,8 @@ struct Cell {
       static constexpr tt::Factor factor[] = {{0, false}, {1, false}, {2, false}};
     };
     using Products = tt::Sequence<Product0>;
+    static constexpr int reads = 9, read[] = {read_net_r, read_bias_bias_ih_r, read_bias_bias_hh_r, read_net_z, read_bias_bias_ih_z, read_bias_bias_hh_z, read_bias_bias_hh_m, read_net_n, read_bias_bias_ih_n};
+    static constexpr int writes = 6, write[] = {write_out, write_saved_h_seen, write_saved_r, write_saved_z, write_saved_add3, write_saved_n};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto r = tt::sigmoid((((at.read(read_net_r) + at.read(read_bias_bias_ih_r)) + at.read(read_bias_bias_hh_r)) + at.net(0)));

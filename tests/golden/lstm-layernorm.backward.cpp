@@ -21,6 +21,8 @@ struct Cell {
     static constexpr int width = 0, nets = 0;
     static constexpr int totals = 0, total_buffer[] = {0};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 5, read[] = {read_sqrt15, read_sqrt13, read_sqrt17, read_sqrt21, read_sqrt19};
+    static constexpr int writes = 0, write[] = {0};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       at.keep_one(buffer_div30, (tt::splat<T>(T(1.0)) / at.read_one(read_sqrt15)));
@@ -35,6 +37,8 @@ struct Cell {
     static constexpr int width = 1, nets = 0;
     static constexpr int totals = 2, total_buffer[] = {15, 22};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 17, read[] = {read_d_out, read_sub14, read_gain_f, read_shift_f, read_sub12, read_gain_i, read_shift_i, read_sub16, read_gain_g, read_shift_g, read_c_seen, read_div20, read_gain_c, read_shift_c, read_sub18, read_gain_o, read_shift_o};
+    static constexpr int writes = 0, write[] = {0};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto add28 = (at.carry(carry_d_h) + at.read(read_d_out));
@@ -79,6 +83,8 @@ struct Cell {
     static constexpr int width = 0, nets = 0;
     static constexpr int totals = 0, total_buffer[] = {0};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 2, read[] = {read_sqrt19, read_sqrt21};
+    static constexpr int writes = 0, write[] = {0};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto sqrt19 = at.read_one(read_sqrt19);
@@ -92,6 +98,8 @@ struct Cell {
     static constexpr int width = 1, nets = 0;
     static constexpr int totals = 2, total_buffer[] = {18, 25};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 1, read[] = {read_sub18};
+    static constexpr int writes = 0, write[] = {0};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto mul76 = (at.buffer_one(buffer_div74) * at.read(read_sub18));
@@ -109,6 +117,8 @@ struct Cell {
     static constexpr int width = 0, nets = 0;
     static constexpr int totals = 0, total_buffer[] = {0};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 0, read[] = {0};
+    static constexpr int writes = 0, write[] = {0};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       at.keep_one(buffer_div81, (at.buffer_one(buffer_total80) / at.size(1)));
@@ -120,6 +130,8 @@ struct Cell {
     static constexpr int width = 1, nets = 0;
     static constexpr int totals = 3, total_buffer[] = {28, 35, 42};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 7, read[] = {read_gain_g, read_c_seen, read_gain_f, read_gain_i, read_sub16, read_sub14, read_sub12};
+    static constexpr int writes = 1, write[] = {write_d_net_d_net_o};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto add82 = (at.buffer(buffer_add78) + at.buffer_one(buffer_div81));
@@ -156,6 +168,8 @@ struct Cell {
     static constexpr int width = 0, nets = 0;
     static constexpr int totals = 0, total_buffer[] = {0};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 3, read[] = {read_sqrt17, read_sqrt15, read_sqrt13};
+    static constexpr int writes = 0, write[] = {0};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto sqrt17 = at.read_one(read_sqrt17);
@@ -171,6 +185,8 @@ struct Cell {
     static constexpr int width = 1, nets = 0;
     static constexpr int totals = 3, total_buffer[] = {31, 38, 45};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 3, read[] = {read_sub16, read_sub14, read_sub12};
+    static constexpr int writes = 0, write[] = {0};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto mul123 = (at.buffer_one(buffer_div121) * at.read(read_sub16));
@@ -192,6 +208,8 @@ struct Cell {
     static constexpr int width = 0, nets = 0;
     static constexpr int totals = 0, total_buffer[] = {0};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 0, read[] = {0};
+    static constexpr int writes = 0, write[] = {0};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       at.keep_one(buffer_div128, (at.buffer_one(buffer_total127) / at.size(1)));
@@ -204,6 +222,8 @@ struct Cell {
     static constexpr int width = 1, nets = 0;
     static constexpr int totals = 0, total_buffer[] = {0};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 0, read[] = {0};
+    static constexpr int writes = 3, write[] = {write_d_net_d_net_i, write_d_net_d_net_f, write_d_net_d_net_g};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto add129 = (at.buffer(buffer_add125) + at.buffer_one(buffer_div128));
@@ -230,6 +250,8 @@ struct Cell {
       static constexpr tt::Factor factor[] = {{3, true}, {2, true}, {1, true}, {0, true}};
     };
     using Products = tt::Sequence<Product0>;
+    static constexpr int reads = 0, read[] = {0};
+    static constexpr int writes = 0, write[] = {0};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       at.next(carry_d_h, at.net(0));

@@ -25,6 +25,8 @@ struct Cell {
       static constexpr tt::Factor factor[] = {{0, false}, {1, false}, {2, false}, {3, false}};
     };
     using Products = tt::Sequence<Product0>;
+    static constexpr int reads = 8, read[] = {read_net_i, read_bias_i, read_net_f, read_bias_f, read_net_g, read_bias_g, read_net_o, read_bias_o};
+    static constexpr int writes = 2, write[] = {write_saved_h_seen, write_saved_c_seen};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto add22 = ((at.read(read_net_i) + at.read(read_bias_i)) + at.net(0));
@@ -48,6 +50,8 @@ struct Cell {
     static constexpr int width = 0, nets = 0;
     static constexpr int totals = 0, total_buffer[] = {0};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 0, read[] = {0};
+    static constexpr int writes = 0, write[] = {0};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       at.keep_one(buffer_div25, (at.buffer_one(buffer_total23) / at.size(1)));
@@ -61,6 +65,8 @@ struct Cell {
     static constexpr int width = 1, nets = 0;
     static constexpr int totals = 4, total_buffer[] = {6, 12, 18, 24};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 0, read[] = {0};
+    static constexpr int writes = 4, write[] = {write_saved_sub12, write_saved_sub14, write_saved_sub16, write_saved_sub18};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto sub26 = (at.buffer(buffer_add22) - at.buffer_one(buffer_div25));
@@ -86,6 +92,8 @@ struct Cell {
     static constexpr int width = 0, nets = 0;
     static constexpr int totals = 0, total_buffer[] = {0};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 0, read[] = {0};
+    static constexpr int writes = 4, write[] = {write_saved_sqrt13, write_saved_sqrt15, write_saved_sqrt17, write_saved_sqrt19};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto sqrt32 = tt::sqrt(((at.buffer_one(buffer_total28) / at.size(1)) + tt::splat<T>(T(1e-05))));
@@ -107,6 +115,8 @@ struct Cell {
     static constexpr int width = 1, nets = 0;
     static constexpr int totals = 1, total_buffer[] = {28};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 8, read[] = {read_gain_i, read_shift_i, read_gain_f, read_shift_f, read_gain_g, read_shift_g, read_gain_o, read_shift_o};
+    static constexpr int writes = 0, write[] = {0};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto i = tt::sigmoid(tt::fma((at.buffer(buffer_sub26) * at.buffer_one(buffer_div34)), at.read(read_gain_i), at.read(read_shift_i)));
@@ -125,6 +135,8 @@ struct Cell {
     static constexpr int width = 0, nets = 0;
     static constexpr int totals = 0, total_buffer[] = {0};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 0, read[] = {0};
+    static constexpr int writes = 1, write[] = {write_saved_div20};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto div91 = (at.buffer_one(buffer_total90) / at.size(1));
@@ -137,6 +149,8 @@ struct Cell {
     static constexpr int width = 1, nets = 0;
     static constexpr int totals = 1, total_buffer[] = {31};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 0, read[] = {0};
+    static constexpr int writes = 0, write[] = {0};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto sub92 = (at.buffer(buffer_c_89) - at.buffer_one(buffer_div91));
@@ -149,6 +163,8 @@ struct Cell {
     static constexpr int width = 0, nets = 0;
     static constexpr int totals = 0, total_buffer[] = {0};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 0, read[] = {0};
+    static constexpr int writes = 1, write[] = {write_saved_sqrt21};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto sqrt97 = tt::sqrt(((at.buffer_one(buffer_total94) / at.size(1)) + tt::splat<T>(T(1e-05))));
@@ -161,6 +177,8 @@ struct Cell {
     static constexpr int width = 1, nets = 0;
     static constexpr int totals = 0, total_buffer[] = {0};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 2, read[] = {read_gain_c, read_shift_c};
+    static constexpr int writes = 1, write[] = {write_out};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto mul103 = (at.buffer(buffer_o) * tt::tanh(tt::fma((at.buffer(buffer_sub92) * at.buffer_one(buffer_div98)), at.read(read_gain_c), at.read(read_shift_c))));

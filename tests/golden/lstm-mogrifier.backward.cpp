@@ -21,6 +21,8 @@ struct Cell {
     static constexpr int width = 2, nets = 0;
     static constexpr int totals = 0, total_buffer[] = {0};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 6, read[] = {read_d_out, read_f, read_c_seen, read_i, read_g, read_o};
+    static constexpr int writes = 4, write[] = {write_delta_delta_i_0, write_delta_delta_f_0, write_delta_delta_g_0, write_delta_delta_o_0};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto add15 = (at.carry(carry_d_h) + at.read(read_d_out));
@@ -61,6 +63,8 @@ struct Cell {
       static constexpr tt::Factor factor[] = {{7, true}, {5, true}, {3, true}, {1, true}};
     };
     using Products = tt::Sequence<Product0>;
+    static constexpr int reads = 2, read[] = {read_sigmoid3, read_x};
+    static constexpr int writes = 2, write[] = {write_d_x, write_delta_delta_q_0};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto add56 = at.net(0);
@@ -81,6 +85,8 @@ struct Cell {
       static constexpr tt::Factor factor[] = {{8, true}, {6, true}, {4, true}, {2, true}, {0, true}};
     };
     using Products = tt::Sequence<Product0>;
+    static constexpr int reads = 0, read[] = {0};
+    static constexpr int writes = 0, write[] = {0};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       at.next(carry_d_h, at.net(0));

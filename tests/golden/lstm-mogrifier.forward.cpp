@@ -25,6 +25,8 @@ struct Cell {
       static constexpr tt::Factor factor[] = {{0, false}};
     };
     using Products = tt::Sequence<Product0>;
+    static constexpr int reads = 1, read[] = {read_x};
+    static constexpr int writes = 2, write[] = {write_saved_sigmoid3, write_saved_x};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto sigmoid8 = tt::sigmoid(at.net(0));
@@ -44,6 +46,8 @@ struct Cell {
       static constexpr tt::Factor factor[] = {{1, false}, {2, false}, {3, false}, {4, false}, {5, false}, {6, false}, {7, false}, {8, false}};
     };
     using Products = tt::Sequence<Product0>;
+    static constexpr int reads = 4, read[] = {read_bias_i, read_bias_f, read_bias_g, read_bias_o};
+    static constexpr int writes = 7, write[] = {write_out, write_saved_h_seen, write_saved_c_seen, write_saved_i, write_saved_f, write_saved_g, write_saved_o};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto i = tt::sigmoid((at.read(read_bias_i) + at.net(0)));

@@ -24,6 +24,8 @@ struct Cell {
       static constexpr tt::Factor factor[] = {{0, false}, {1, false}, {2, false}, {3, false}};
     };
     using Products = tt::Sequence<Product0>;
+    static constexpr int reads = 11, read[] = {read_p_i, read_net_i, read_bias_i, read_p_f, read_net_f, read_bias_f, read_net_g, read_bias_g, read_p_o, read_net_o, read_bias_o};
+    static constexpr int writes = 7, write[] = {write_out, write_saved_h_seen, write_saved_c_seen, write_saved_i, write_saved_f, write_saved_g, write_saved_o};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto c = at.carry(carry_c);

@@ -21,6 +21,8 @@ struct Cell {
     static constexpr int width = 1, nets = 0;
     static constexpr int totals = 0, total_buffer[] = {0};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 6, read[] = {read_d_out, read_f, read_c_seen, read_i, read_g, read_o};
+    static constexpr int writes = 4, write[] = {write_d_net_d_net_i, write_d_net_d_net_f, write_d_net_d_net_g, write_d_net_d_net_o};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto add12 = (at.carry(carry_d_h) + at.read(read_d_out));
@@ -61,6 +63,8 @@ struct Cell {
       static constexpr tt::Factor factor[] = {{3, true}, {2, true}, {1, true}, {0, true}};
     };
     using Products = tt::Sequence<Product0>;
+    static constexpr int reads = 0, read[] = {0};
+    static constexpr int writes = 0, write[] = {0};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       at.next(carry_d_h, at.net(0));

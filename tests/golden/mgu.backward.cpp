@@ -21,6 +21,8 @@ struct Cell {
     static constexpr int width = 1, nets = 0;
     static constexpr int totals = 0, total_buffer[] = {0};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 3, read[] = {read_d_out, read_candidate, read_f};
+    static constexpr int writes = 1, write[] = {write_d_net_d_net_h};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto add8 = (at.carry(carry_d_h) + at.read(read_d_out));
@@ -42,6 +44,8 @@ struct Cell {
       static constexpr tt::Factor factor[] = {{1, true}};
     };
     using Products = tt::Sequence<Product0>;
+    static constexpr int reads = 3, read[] = {read_f, read_h_seen, read_candidate};
+    static constexpr int writes = 1, write[] = {write_d_net_d_net_f};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto f = at.read(read_f);
@@ -66,6 +70,8 @@ struct Cell {
       static constexpr tt::Factor factor[] = {{0, true}};
     };
     using Products = tt::Sequence<Product0>;
+    static constexpr int reads = 0, read[] = {0};
+    static constexpr int writes = 0, write[] = {0};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       at.next(carry_d_h, (at.buffer(buffer_add18) + at.net(0)));

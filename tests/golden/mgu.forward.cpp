@@ -25,6 +25,8 @@ struct Cell {
       static constexpr tt::Factor factor[] = {{0, false}};
     };
     using Products = tt::Sequence<Product0>;
+    static constexpr int reads = 2, read[] = {read_net_f, read_bias_f};
+    static constexpr int writes = 3, write[] = {write_saved_h_seen, write_saved_f, write_saved_mul2};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto f = tt::sigmoid(((at.read(read_net_f) + at.read(read_bias_f)) + at.net(0)));
@@ -47,6 +49,8 @@ struct Cell {
       static constexpr tt::Factor factor[] = {{1, false}};
     };
     using Products = tt::Sequence<Product0>;
+    static constexpr int reads = 2, read[] = {read_net_h, read_bias_h};
+    static constexpr int writes = 2, write[] = {write_out, write_saved_candidate};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto candidate = tt::tanh(((at.read(read_net_h) + at.read(read_bias_h)) + at.net(0)));

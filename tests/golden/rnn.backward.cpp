@@ -21,6 +21,8 @@ struct Cell {
     static constexpr int width = 1, nets = 0;
     static constexpr int totals = 0, total_buffer[] = {0};
     using Products = tt::Sequence<>;
+    static constexpr int reads = 2, read[] = {read_out, read_d_out};
+    static constexpr int writes = 1, write[] = {write_d_net_d_net_net};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto out = at.read(read_out);
@@ -40,6 +42,8 @@ struct Cell {
       static constexpr tt::Factor factor[] = {{0, true}};
     };
     using Products = tt::Sequence<Product0>;
+    static constexpr int reads = 0, read[] = {0};
+    static constexpr int writes = 0, write[] = {0};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       at.next(carry_d_h, at.net(0));

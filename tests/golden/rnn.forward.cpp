@@ -24,6 +24,8 @@ struct Cell {
       static constexpr tt::Factor factor[] = {{0, false}};
     };
     using Products = tt::Sequence<Product0>;
+    static constexpr int reads = 2, read[] = {read_net_net, read_bias_net};
+    static constexpr int writes = 2, write[] = {write_out, write_saved_h_seen};
     template <class At>
     static TT_INLINE void pointwise(At& at) {
       const auto tanh6 = tt::tanh(((at.read(read_net_net) + at.read(read_bias_net)) + at.net(0)));
