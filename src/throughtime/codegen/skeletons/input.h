@@ -122,23 +122,21 @@ struct Input {
   template <class Slice>
   bool direct_now(const Slice& slice, int64_t read, int64_t width, int64_t block, int64_t count, T* to) const {
     const Call<Cell, T>& call = slice.call;
-    const Array<const T>& w = slice.group.reads[read];
-    const Matrix<T> matrix = {w.data, w.step, w.row};
-    if (!is_direct(matrix, false, count, block * panel<T>, width)) return false;
+    const Matrix<T> w = input_matrix(slice.group.reads[read]);
+    if (!is_direct(w, false, count, block * panel<T>, width)) return false;
     T* out[direct_rows];
     for (int64_t v = 0; v < count; ++v) out[v] = to + v * call.net_columns;
-    direct_panel(int(count), w.data + block * panel<T> * w.step, w.step, call.depth, piece, places, out);
+    direct_panel(int(count), w.data + block * panel<T> * w.row_step, w.row_step, call.depth, piece, places, out);
     return true;
   }
 
   // Panels of W, packed for these steps alone.
   template <class Slice>
   const T* pack_now(const Slice& slice, int64_t read, int64_t width, int64_t first, int64_t panels) {
-    const Array<const T>& w = slice.group.reads[read];
+    const Matrix<T> w = input_matrix(slice.group.reads[read]);
     const int64_t depth = slice.call.depth;
     for (int64_t p = 0; p < panels; ++p)
-      pack_panel(unpacked + p * depth * panel<T>, Matrix<T>{w.data, w.step, w.row}, false, (first + p) * panel<T>, width,
-                 depth);
+      pack_panel(unpacked + p * depth * panel<T>, w, false, (first + p) * panel<T>, width, depth);
     return unpacked;
   }
 

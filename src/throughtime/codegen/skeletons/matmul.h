@@ -95,9 +95,10 @@ struct Rectangle {
           for (int v = 0; v < tall; ++v) to[v] = product.out + product.row(i + v) * product.out_step + j;
           later.fetch(*this);
           if (beside())
-            one_strip<Beside<T>>(tall, left + (i - r) * Beside<T>::row, panels, depth, chain, to, c_end - j, start);
+            strip_rows<T, Beside<T>, tile_rows, 1>(tall, left + (i - r) * Beside<T>::row, panels, 0, depth, chain, to, c_end - j,
+                                                   start);
           else
-            one_strip<Across<T>>(tall, left + (i - r) * depth, panels, depth, chain, to, c_end - j, start);
+            strip_rows<T, Across<T>, tile_rows, 1>(tall, left + (i - r) * depth, panels, 0, depth, chain, to, c_end - j, start);
         }
     }
   }
@@ -128,19 +129,9 @@ struct Rectangle {
   const T* left_row(int64_t i) const { return product.left.data + product.row(i) * product.left.row_step; }
   const T* left_step(int64_t k) const { return product.left.data + product.step(k) * product.left.column_step; }
 
-  template <class Left, int Rows = tile_rows>
-  static void one_strip(int rows, const T* from, const T* panels, int64_t depth, int64_t chain, T* const* to,
-                        int64_t columns, Start start) {
-    if constexpr (Rows > 1) {
-      if (rows < Rows) return one_strip<Left, Rows - 1>(rows, from, panels, depth, chain, to, columns, start);
-    }
-    strip<T, Left, Rows, 1>(from, panels, 0, depth, chain, to, columns, start);
-  }
-
   void copy_left(int64_t r, int64_t r_end, int64_t k, int64_t depth) {
-    for (int64_t i = r; i < r_end; ++i) {
+    for (int64_t i = r; i < r_end; ++i)
       memcpy(left + (i - r) * Beside<T>::row, left_row(i) + k, size_t(depth) * sizeof(T));
-    }
   }
 
   // What packing reads a few steps of depth later: `count` elements from `first` on. The processor does not foresee them,

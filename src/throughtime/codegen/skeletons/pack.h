@@ -55,16 +55,22 @@ int64_t pack_phases(const Call<Cell, T>& call, const Group<Cell, T>& group, T* t
   return passed;
 }
 
+// W of a read that is W x.
+template <class T>
+Matrix<T> input_matrix(const Array<const T>& w) {
+  return {w.data, w.step, w.row};
+}
+
 // W, read by read; returns the elements.
 template <class Cell, class T>
 int64_t pack_input(const Call<Cell, T>& call, const Group<Cell, T>& group, T* to, Share share = {}) {
   int64_t passed = 0;
   for (int64_t k = 0; k < call.net_count; ++k) {
-    const Array<const T>& w = group.reads[call.net_reads[k]];
+    const Matrix<T> w = input_matrix(group.reads[call.net_reads[k]]);
     const int64_t width = call.width_of(Cell::read_width[call.net_reads[k]]);
     for (int64_t unit = 0; unit < width; unit += panel<T>, passed += call.depth * panel<T>)
       if (to && unit / panel<T> % share.parts == share.part)
-        pack_panel(to + passed, Matrix<T>{w.data, w.step, w.row}, false, unit, width, call.depth);
+        pack_panel(to + passed, w, false, unit, width, call.depth);
   }
   return passed;
 }
@@ -73,14 +79,16 @@ int64_t pack_input(const Call<Cell, T>& call, const Group<Cell, T>& group, T* to
 template <class Cell, class T, class... Products>
 int64_t largest_net([[maybe_unused]] const Call<Cell, T>& call, Sequence<Products...>) {
   int64_t most = 0;
-  ((most = pack_net<Cell, T, Products>(call, call.group[0], 0, 0, 0, nullptr) > most
-               ? pack_net<Cell, T, Products>(call, call.group[0], 0, 0, 0, nullptr) : most), ...);
+  [[maybe_unused]] const auto see = [&](int64_t size) { most = size > most ? size : most; };
+  (see(pack_net<Cell, T, Products>(call, call.group[0], 0, 0, 0, nullptr)), ...);
   return most;
 }
+
 template <class Cell, class T, class... Phases>
 int64_t largest_net_of(const Call<Cell, T>& call, Sequence<Phases...>) {
-  int64_t most = 0, size;
-  ((most = (size = largest_net(call, typename Phases::Products{})) > most ? size : most), ...);
+  int64_t most = 0;
+  const auto see = [&](int64_t size) { most = size > most ? size : most; };
+  (see(largest_net(call, typename Phases::Products{})), ...);
   return most;
 }
 

@@ -106,6 +106,8 @@ struct Slice : Rows<Cell, T> {
   // Panels [block0, block1) x nets of one product, for every active sequence.
   template <class Product>
   void multiply(int64_t width, int phase_nets, int64_t block0, int64_t block1) {
+    if (!packed && Product::sources == 1 && count <= direct_rows)
+      return multiply_now<Product>(width, phase_nets, block0, block1);
     int64_t depth[Product::sources], deep = 0;
     for (int s = 0; s < Product::sources; ++s) deep += depth[s] = call.width_of(Product::source_width[s]);
     const int64_t blocks = (width + panel<T> - 1) / panel<T>, panels = (block1 - block0) * Product::nets;
@@ -115,8 +117,6 @@ struct Slice : Rows<Cell, T> {
     T* out[tile_accumulators];
     TileCall<T> call_of = {vectors, depth, Product::sources, nullptr, deep * panel<T>, out, row_step};
     const int64_t turns = (panels + wide - 1) / wide, here = block0 * Product::nets;
-    if (!packed && Product::sources == 1 && count <= direct_rows)
-      return multiply_now<Product>(width, phase_nets, block0, block1);
     for (int64_t turn = 0; turn < turns; ++turn) {
       const int64_t first = (back ? turns - 1 - turn : turn) * wide, last = first + wide < panels ? first + wide : panels;
       const T* from = packed ? packed_here + (here + first) * call_of.panel_step

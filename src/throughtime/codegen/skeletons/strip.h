@@ -36,7 +36,12 @@ __attribute__((noinline)) void strip(const T* left, const T* packed, int64_t pan
                        int(columns < lanes<T> ? 0 : whole ? lanes<T> : columns - lanes<T>)};
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) __builtin_prefetch(out[r], 1);
-  for (int64_t from = 0; from == 0 || from < depth;) {
+  const auto standing = [&](int r, int v) {
+    const T* at = out[r] + v * lanes<T>;
+    return whole ? load(at) : load(at, here[v % 2]);
+  };
+  int64_t from = 0;
+  do {
     const int64_t end = from + chain < depth ? from + chain : depth;
     // Loops over sums are unrolled, or the sums would lie in memory.
     Vec<T> sum[Rows][vectors] = {};
@@ -44,10 +49,7 @@ __attribute__((noinline)) void strip(const T* left, const T* packed, int64_t pan
 #pragma GCC unroll 16
       for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 16
-        for (int v = 0; v < vectors; ++v) {
-          const T* at = out[r] + v * lanes<T>;
-          sum[r][v] = whole ? load(at) : load(at, here[v % 2]);
-        }
+        for (int v = 0; v < vectors; ++v) sum[r][v] = standing(r, v);
 #pragma GCC unroll 2
     for (int64_t k = from; k < end; ++k, left += Left::step, packed += panel<T>) {
       Vec<T> column[vectors];
@@ -64,10 +66,7 @@ __attribute__((noinline)) void strip(const T* left, const T* packed, int64_t pan
 #pragma GCC unroll 16
       for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 16
-        for (int v = 0; v < vectors; ++v) {
-          const T* at = out[r] + v * lanes<T>;
-          sum[r][v] = (whole ? load(at) : load(at, here[v % 2])) + sum[r][v];
-        }
+        for (int v = 0; v < vectors; ++v) sum[r][v] = standing(r, v) + sum[r][v];
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 16
@@ -77,19 +76,19 @@ __attribute__((noinline)) void strip(const T* left, const T* packed, int64_t pan
       }
     start = Start::add;
     from = end;
-    if (from == depth) return;
-  }
+  } while (from < depth);
 }
 
-// One panel, or with few rows several at once, so that there are sums enough to hide the time that one takes: how many.
-template <class T, class Left, int Rows>
+// One panel, or with few rows up to `Most` at once, so that there are sums enough to hide the time that one takes: how
+// many.
+template <class T, class Left, int Rows, int Most = 4>
 TT_INLINE int strip_rows(int rows, const T* left, const T* packed, int64_t panel_step, int64_t depth, int64_t chain,
                          T* const* out, int64_t columns, Start start) {
   if constexpr (Rows > 1) {
     if (rows < Rows)
-      return strip_rows<T, Left, Rows - 1>(rows, left, packed, panel_step, depth, chain, out, columns, start);
+      return strip_rows<T, Left, Rows - 1, Most>(rows, left, packed, panel_step, depth, chain, out, columns, start);
   }
-  constexpr int panels = Rows == 1 ? 4 : Rows == 2 ? 2 : 1;
+  constexpr int panels = Rows < Most ? Most / Rows : 1;
   if constexpr (panels > 1)
     if (columns >= panels * panel<T>) {
       strip<T, Left, Rows, panels>(left, packed, panel_step, depth, chain, out, columns, start);
