@@ -87,13 +87,6 @@ HAN = re.compile(r"[\u4e00-\u9fff]")
 INSPECT = Path(tt.__file__).parent / "inspect"
 
 
-def needs_chinese_font() -> None:
-    try:
-        families("误差")
-    except FontMissing as missing:
-        pytest.skip(str(missing))
-
-
 def phrases() -> set[str]:
     """Every sentence that the code says."""
     found = set()
@@ -133,7 +126,6 @@ def test_chinese_pictures_hold_no_english(
     kind: str, text: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Words of the text and names of gates and matrices stay as they are; everything else is Chinese."""
-    needs_chinese_font()
     for lang in ("zh", "en"):
         out = tmp_path / f"{lang}.svg"
         with matplotlib.rc_context({"svg.fonttype": "none"}):
@@ -224,12 +216,7 @@ def test_the_flow_picture_marks_where_the_error_has_vanished() -> None:
 
 
 def test_chinese_characters_are_drawn() -> None:
-    try:
-        family = families("床前明月光")
-    except FontMissing as missing:
-        assert "fonts-noto-cjk" in str(missing)
-        return
-    assert len(family) == 2
+    assert len(families("床前明月光")) == 2
     figure = draw_surprise(np.ones(5), list("床前明月光"), "静夜思")
     figure.savefig("/dev/null", format="png")  # a missing character is a warning, and warnings are errors
 
@@ -237,10 +224,16 @@ def test_chinese_characters_are_drawn() -> None:
 def test_where_no_font_has_a_character(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", list)
     sentence = (
-        "no installed font has all of the characters 龘: install one that has, such as the package fonts-noto-cjk"
+        "no installed font has all of the characters \U0001f9f6: install one that has, such as the package "
+        "fonts-noto-cjk, or pip install 'throughtime[chinese]'"
     )
-    with pytest.raises(FontMissing, match=sentence):
-        families("a龘")
+    with pytest.raises(FontMissing, match=re.escape(sentence)):
+        families("a\U0001f9f6")
+
+
+def test_the_font_of_the_extra_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", list)
+    assert families("a夔") == ["DejaVu Sans", "Noto Sans SC"]
 
 
 def training(folder: Path, *options: str) -> tuple[bytes, list[dict[str, float]]]:

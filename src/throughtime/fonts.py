@@ -1,8 +1,10 @@
-"""Fonts for pictures: what matplotlib brings has no Chinese, so one that has is looked for on this machine."""
+"""Fonts for pictures: matplotlib's own has no Chinese, so one that has is looked for on this machine: among the
+system's fonts, and in the package that the extra `chinese` installs."""
 
 from __future__ import annotations
 
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 OWN = "DejaVu Sans"
@@ -32,14 +34,22 @@ def _family(characters: frozenset[str]) -> str:
     from matplotlib import font_manager
 
     codes = {ord(c) for c in characters}
-    for file in sorted(font_manager.findSystemFonts(), key=_likeliness):
+    for file in sorted([*font_manager.findSystemFonts(), *_packaged()], key=_likeliness):
         if codes <= _charmap(file):
             font_manager.fontManager.addfont(file)
             return font_manager.get_font(file).family_name
     some = "".join(sorted(characters)[:8])
     raise FontMissing(
-        f"no installed font has all of the characters {some}: install one that has, such as the package fonts-noto-cjk"
+        f"no installed font has all of the characters {some}: install one that has, such as the package "
+        "fonts-noto-cjk, or pip install 'throughtime[chinese]'"
     )
+
+
+def _packaged() -> list[str]:
+    """The fonts that lie in the package zhplot: Noto Sans SC, under the SIL Open Font License."""
+    found = find_spec("zhplot")  # nothing of the package is run
+    folders = found.submodule_search_locations if found else None
+    return [str(file) for folder in folders or () for file in Path(folder, "fonts").glob("*.ttf")]
 
 
 def _likeliness(file: str) -> tuple[int, int, str]:
