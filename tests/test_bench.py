@@ -245,6 +245,16 @@ def test_rounds_take_turns_and_the_median_counts(monkeypatch: pytest.MonkeyPatch
     assert found == {"a": timing.Timing(2, 1), "b": timing.Timing(20, 10)}
 
 
+def test_a_turn_begins_when_no_thread_of_the_one_before_works_any_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "REST_SECONDS", 0.01)
+    worked = iter([0.0, 0.01, 0.01, 0.02, 0.02, 0.021])  # before and after each rest
+    monkeypatch.setattr(time, "process_time", lambda: next(worked))
+    rests: list[float] = []
+    monkeypatch.setattr(time, "sleep", rests.append)
+    timing.rest()
+    assert rests == [0.01] * 3
+
+
 def test_rounds_end_when_the_time_is_over_but_not_before_the_third(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])

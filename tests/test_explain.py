@@ -229,7 +229,7 @@ def empty_cache(tmp_path, monkeypatch):
 
 def counting_compiled():
     """The function without its memory of what this process has loaded."""
-    from throughtime.nn.kernels import compiled
+    from throughtime.nn.libraries import compiled
 
     return compiled.__wrapped__
 
@@ -270,7 +270,7 @@ def test_without_a_compiler_the_rest_is_still_told(monkeypatch):
 def test_vectors_are_as_wide_as_the_kernels():
     visible = 'extern "C" __attribute__((visibility("default")))'
     text = f'#include "lanes.h"\n{visible} int wide() {{ return tt::vector_bytes; }}\n'
-    built = runtime.build("wide", {**skeletons(), "kernel.cpp": text}, "kernel.cpp")
+    built = runtime.build("wide", {**skeletons(text), "kernel.cpp": text}, "kernel.cpp")
     assert runtime.load(built.path).wide() == tt.explain(layer_of("gru")).vector_bytes
 
 
@@ -285,7 +285,7 @@ def test_panels_of_the_packed_matrices():
 
 
 def test_the_rule_of_the_cut_is_the_kernels():
-    header = skeletons()["recurrence.h"]
+    header = skeletons('#include "recurrence.h"')["recurrence.h"]
     assert int(re.search(r"useful = 1 \+ call\.work / (\d+);", header)[1]) == counting.WORK_OF_A_THREAD
     assert int(re.search(r"int64_t smallest = (\d+);", header)[1]) == counting.SMALLEST_SLICE
     assert (

@@ -91,6 +91,15 @@ def test_output_states_and_gradients(case):
     case.run()
 
 
+@pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float64", "float32"])
+@pytest.mark.parametrize("T, B, H", [(3, 8, 8), (5, 9, 48), (3, 10, 24), (4, 11, 40), (4, 12, 16), (2, 13, 112)])
+def test_panels_that_are_partly_full(name, dtype, T, B, H):
+    """Panels of one, two and four vectors of units, some of them with units in their first half alone, times as many
+    sequences as a tile holds and fewer."""
+    Case(name, 1, 1, dtype, False, T, B, H).run()
+
+
 def test_every_cell_of_the_catalogue_and_every_activation_has_an_oracle():
     assert set(tt.cells.catalogue) == set(oracles.STEPS)
     assert set(tt.symbolic.activations.ACTIVATIONS) == set(oracles.ACTIVATIONS)

@@ -16,7 +16,7 @@ import pytest
 
 import throughtime as tt
 from throughtime.codegen.phases import schedule
-from throughtime.codegen.source import kernel_source, skeletons
+from throughtime.codegen.source import kernel_source, products_source, skeletons
 from throughtime.nn.parameters import layout
 from throughtime.symbolic.adjoint import Adjoint, adjoint
 from throughtime.symbolic.equation import trace
@@ -232,17 +232,19 @@ def test_every_text_compiles_without_a_warning(compiler, tmp_path):
     """All in one file, each in a namespace of its own: the headers are read once."""
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed")
-    for name, text in skeletons().items():
+    products = [products_source(dtype) for dtype in ("float32", "float64")]
+    for name, text in {**skeletons(products[0]), **skeletons('#include "recurrence.h"')}.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     parts = ['#include "recurrence.h"']
     for k, (title, text) in enumerate(programs()):
         body = text.replace('#include "recurrence.h"\n', "")
         parts += [f"// {title}", f"#define tt_run tt_run_{k}", f"namespace k{k} {{", body, "}", "#undef tt_run"]
-    file = tmp_path / "all.cpp"
-    file.write_text("\n".join(parts), encoding="utf-8")
     flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fsyntax-only"]
-    done = subprocess.run([compiler, *flags, str(file)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[:4000]
+    for text in ["\n".join(parts), *products]:
+        file = tmp_path / "text.cpp"
+        file.write_text(text, encoding="utf-8")
+        done = subprocess.run([compiler, *flags, str(file)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[:4000]
 
 
 def regenerate() -> None:

@@ -13,7 +13,7 @@ LEAST_SECONDS = 0.005
 """A round repeats a call until it has lasted so long."""
 LEAST_ROUNDS = 3
 REST_SECONDS = 0.01
-"""Between turns: threads of libraries spin for some milliseconds after a call, on cores that the next one needs."""
+MOST_RESTS = 20
 LONG_SECONDS = 0.1
 """A call that lasts so long needs none before it to warm the caches."""
 
@@ -46,7 +46,7 @@ def interleaved(calls: Mapping[str, Call], rounds: int, seconds: float) -> dict[
             if turn >= LEAST_ROUNDS and time.perf_counter() > deadline:
                 break
             for name in list(calls) if turn % 2 == 0 else reversed(list(calls)):
-                time.sleep(REST_SECONDS)
+                rest()
                 if short[name]:
                     calls[name]()
                 samples[name].append(once(calls[name], repeats[name]))
@@ -54,6 +54,16 @@ def interleaved(calls: Mapping[str, Call], rounds: int, seconds: float) -> dict[
         if collecting:
             gc.enable()
     return {n: Timing(median(t.wall for t in ts), median(t.cpu for t in ts)) for n, ts in samples.items()}
+
+
+def rest() -> None:
+    """Waits until no thread of this process works any longer: those of libraries spin after a call (OpenMP's for some
+    5 ms, ONNX Runtime's for 40), on cores that the next one needs."""
+    for _ in range(MOST_RESTS):
+        before = time.process_time()
+        time.sleep(REST_SECONDS)
+        if time.process_time() - before <= REST_SECONDS / 5:
+            return
 
 
 def once(call: Call, repeats: int = 1) -> Timing:

@@ -13,17 +13,27 @@ from throughtime.codegen.reserved import WORDS_OF_CPP
 from throughtime.symbolic.graph import Node, Width
 from throughtime.symbolic.program import Recurrence, without_marks
 
-SKELETONS = (
-    *("lanes.h", "transpose.h", "functions.h", "product.h", "call.h", "strip.h", "at.h", "pack.h", "direct.h"),
-    *("rows.h", "input.h", "ahead.h", "team.h", "totals.h", "slice.h", "recurrence.h", "matmul.h", "session.h"),
-)
 SCALARS = {"float32": "float", "float64": "double"}
 
 
-def skeletons() -> dict[str, str]:
-    """The headers that a kernel is compiled with: file name -> text."""
-    folder = resources.files("throughtime.codegen") / "skeletons"
-    return {name: (folder / name).read_text(encoding="utf-8") for name in SKELETONS}
+def skeletons(text: str) -> dict[str, str]:
+    """The headers that a text includes, and those that they include: file name -> text."""
+    found: dict[str, str] = {}
+    wanted = _INCLUDED.findall(text)
+    while wanted:
+        name = wanted.pop()
+        if name not in found:
+            found[name] = _skeleton(name)
+            wanted += _INCLUDED.findall(found[name])
+    return dict(sorted(found.items()))
+
+
+_INCLUDED = re.compile(r'^#include "(.+)"$', re.MULTILINE)
+
+
+@cache
+def _skeleton(name: str) -> str:
+    return (resources.files("throughtime.codegen") / "skeletons" / name).read_text(encoding="utf-8")
 
 
 def widths(recurrence: Recurrence) -> tuple[Width, ...]:
@@ -55,8 +65,9 @@ def _text(recurrence: Recurrence, entry: str, skeleton: str) -> str:
 
 @cache
 def products_source(dtype: str) -> str:
-    """The C++ text of the products of whole matrices for "float32" or "float64"."""
-    return f'// Products of whole matrices.\n#include "matmul.h"\n\nTT_PRODUCTS({SCALARS[dtype]})\n'
+    """The C++ text of the products of whole matrices, and of those that kernels are made with, for "float32" or
+    "float64"."""
+    return f'// Products of matrices.\n#include "matmul.h"\n\nTT_PRODUCTS({SCALARS[dtype]})\n'
 
 
 class Source:

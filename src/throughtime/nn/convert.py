@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from throughtime import cells
 from throughtime.nn import dropins, steps
-from throughtime.nn.kernels import DTYPES
+from throughtime.nn.libraries import DTYPES
 from throughtime.nn.precision import NARROW
 from throughtime.nn.recurrent import Recurrent
 from throughtime.symbolic.language import Cell

@@ -17,7 +17,8 @@ from throughtime.nn import cuda_model
 from throughtime.nn.cuda_layout import GROUPS, MAIL, Memory, Problem, Scheme, layout
 from throughtime.nn.cuda_model import Facts, Wish
 from throughtime.nn.cuda_product import Matrices, run_steps
-from throughtime.nn.kernels import DTYPES, MOST_CALLS, Place, Template, addresses_of, filled, layout_of, template
+from throughtime.nn.kernels import MOST_CALLS, Place, Template, addresses_of, filled, layout_of, template
+from throughtime.nn.libraries import DTYPES
 from throughtime.symbolic.program import Recurrence
 
 CAPACITIES = (496, 4000)

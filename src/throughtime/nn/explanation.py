@@ -19,7 +19,7 @@ class KernelUse:
         compiled: whether the cache has it; None where there is no compiler to ask.
         phases: what one step does, phase by phase.
         cut: how the work is divided.
-        packed_bytes: memory of the packed matrices during a call, of all groups.
+        packed_bytes: of the matrices that a call packs, of all groups; what it reads but once it packs piece by piece.
     """
 
     name: str

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +14,10 @@ from torch import Tensor
 
 from throughtime import runtime
 from throughtime.codegen.source import kernel_source, skeletons, widths
+from throughtime.nn.libraries import DTYPES, MAIN, compiled, routines
 from throughtime.nn.profile import named_range
 from throughtime.symbolic.graph import Width
 from throughtime.symbolic.program import Read, Recurrence, Sum, Write
-
-DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 Sizes = Mapping[Width, int]
 """What the symbolic widths of a program are in a call: {"input": 10, "hidden": 20}."""
@@ -37,23 +35,6 @@ def column_blocks(blocks: Sequence[Read | Write | Sum], sizes: Sizes) -> dict[st
         row = found.setdefault(b.array, {})
         row[b.name] = sum(width for _, width in row.values()), size_of(b.node.width, sizes)
     return found
-
-
-MAIN = "kernel.cpp"
-
-
-def library(text: str, name: str) -> ctypes.CDLL:
-    """The library made from this text."""
-    return runtime.load(runtime.build(name, {**skeletons(), MAIN: text}, MAIN).path)
-
-
-@cache
-def compiled(text: str, name: str) -> Callable[[int], int]:
-    """The entry point of the library made from this text, a function of the address of its numbers."""
-    function = library(text, name).tt_run
-    function.argtypes = [ctypes.c_void_p]
-    function.restype = ctypes.c_int
-    return function
 
 
 TIME, ROW, UNIT, CARRY, SUM, MATRIX = range(6)
@@ -85,20 +66,22 @@ class Kernel:
         self.recurrence = recurrence
         self._bytes = dtype.itemsize
         self.widths = widths(recurrence)
-        self._text = kernel_source(recurrence, DTYPES[dtype])
+        self.dtype = DTYPES[dtype]
+        self._text = kernel_source(recurrence, self.dtype)
         self._function: Callable[[int], int] | None = None
-        self._parallel = 0
+        self._addresses = (0, 0)  # of the pool and of the routines
         self._calls: dict[object, PreparedCall] = {}
 
     def library(self) -> Path | None:
         """The compiled library, if the cache has it; compiles nothing."""
-        return runtime.find(self.recurrence.name, {**skeletons(), MAIN: self._text}, MAIN)
+        return runtime.find(self.recurrence.name, {**skeletons(self._text), MAIN: self._text}, MAIN)
 
     def compile(self) -> None:
         """Compiles now what the first call would compile."""
         if self._function is None:
-            self._parallel = runtime.parallel_address()
-            self._function = compiled(self._text, self.recurrence.name)
+            function = compiled(self._text, self.recurrence.name)
+            self._addresses = runtime.parallel_address(), routines(self.dtype)
+            self._function = function
 
     def __call__(
         self,
@@ -151,7 +134,7 @@ class Kernel:
         if self._function is None:
             self.compile()
         times = max(samples, 1)
-        front = [steps, rows, times * len(groups), threads, 0, self._parallel, *numbers]
+        front = [steps, rows, times * len(groups), threads, 0, *self._addresses, *numbers]
         given = sampled or [False] * len(layout)
         found = with_input(template(front, layout, given, groups, reverse, times, self._bytes), layout, mapped)
         return PreparedCall(self.recurrence.name, self._function, found, len(groups))  # type: ignore[arg-type]
@@ -161,7 +144,7 @@ class Kernel:
     ) -> list[int]:
         """What a session of `rows` sequences is opened with, but for its input map: a call of one step."""
         layout = [t.stride() for t in tensors]
-        front = [1, rows, 1, 1, 0, 0, *numbers]
+        front = [1, rows, 1, 1, 0, 0, routines(self.dtype), *numbers]
         found = template(front, layout, [False] * len(tensors), [group], [False], 1, self._bytes)
         return list(filled(found, addresses_of(tensors), 1, (), None))
 
@@ -289,7 +272,8 @@ def template(
 
 
 def compile_together(kernels: Sequence[Kernel]) -> None:
-    """Compiles several kernels side by side: forward and backward take the time of one."""
-    with ThreadPoolExecutor(max_workers=len(kernels)) as pool:
-        for result in [pool.submit(k.compile) for k in kernels]:
+    """Compiles several kernels side by side, and the products if need be: all take hardly longer than one."""
+    jobs = [partial(routines, dtype) for dtype in {k.dtype for k in kernels}] + [k.compile for k in kernels]
+    with ThreadPoolExecutor(max_workers=len(jobs)) as pool:
+        for result in [pool.submit(job) for job in jobs]:
             result.result()

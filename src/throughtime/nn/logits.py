@@ -6,13 +6,13 @@ import ctypes
 from array import array
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib import resources
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from throughtime import runtime
+from throughtime.nn.libraries import library
 from throughtime.nn.matmul import PIECE, Products, matrix
 from throughtime.nn.precision import NARROW
 
@@ -23,8 +23,6 @@ ROWS = 256
 CLASSES = 1024
 """Classes that are summed in one chain: one over all V would round more."""
 
-MAIN = "kernel.cpp"
-HEADERS = ("lanes.h", "functions.h", "cross_entropy.h")
 TYPES = {torch.float32: "float", torch.float64: "double"}
 
 
@@ -140,10 +138,8 @@ def _finish(
 @cache
 def _compiled(kind: torch.dtype) -> tuple[Callable[[int, float, float], float], int]:
     """The function of raw memory, and the address of the pool it runs on."""
-    folder = resources.files("throughtime.codegen") / "skeletons"
-    files = {name: (folder / name).read_text(encoding="utf-8") for name in HEADERS}
-    files[MAIN] = f'#include "cross_entropy.h"\n\nTT_CROSS_ENTROPY({TYPES[kind]})\n'
-    function = runtime.load(runtime.build(f"cross_entropy_{TYPES[kind]}", files, MAIN).path).tt_run
+    text = f'#include "cross_entropy.h"\n\nTT_CROSS_ENTROPY({TYPES[kind]})\n'
+    function = library(text, f"cross_entropy_{TYPES[kind]}").tt_run
     function.argtypes = [ctypes.c_void_p, ctypes.c_double, ctypes.c_double]
     function.restype = ctypes.c_double
     return function, runtime.parallel_address()

@@ -6,16 +6,17 @@ threads, which spin for a while after each and so take the processors from the r
 
 from __future__ import annotations
 
+import ctypes
 from array import array
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from throughtime import runtime
-from throughtime.codegen.source import products_source
-from throughtime.nn.kernels import DTYPES, compiled
+from throughtime.nn.libraries import DTYPES, products
 from throughtime.nn.profile import named_range
 
 
@@ -139,8 +140,11 @@ def _front(words: list[int]) -> list[int]:
     return [len(words) // _WORDS, torch.get_num_threads(), runtime.parallel_address()]
 
 
+@cache
 def _function(dtype: str) -> Callable[[int], int]:
-    return compiled(products_source(dtype), "products")
+    function = products(dtype).tt_run
+    function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_int
+    return function
 
 
 def _make(function: Callable[[int], int], address: int) -> None:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from throughtime.codegen.source import session_source
-from throughtime.nn.kernels import DTYPES, column_blocks, library
+from throughtime.nn.kernels import column_blocks
+from throughtime.nn.libraries import DTYPES, library
 from throughtime.nn.precision import NARROW
 from throughtime.nn.stack import bias_of
 from throughtime.nn.states import State, checked_states, in_kind

@@ -51,6 +51,23 @@ struct Group {
   }
 };
 
+// The units of a vector, in parts: one for each thread of a team, that ends where a cache line does, so that no two of
+// them write into the same line. Panels are counted from the beginning of each part.
+template <class T>
+struct Units {
+  static constexpr int64_t grain = 64 / int64_t(sizeof(T));
+  int64_t width, parts;
+
+  int64_t grains() const { return (width + grain - 1) / grain; }
+  int64_t begin(int64_t part) const { return grains() * part / parts * grain; }
+  int64_t end(int64_t part) const {
+    const int64_t next = begin(part + 1);
+    return next < width ? next : width;
+  }
+  // Panels of a part, the last of which may be narrow or empty.
+  int64_t panels() const { return ((grains() + parts - 1) / parts * grain + panel<T> - 1) / panel<T>; }
+};
+
 using Parallel = void (*)(int64_t tasks, int64_t threads, void (*task)(void*, int64_t), void* context);
 
 struct Team;
@@ -59,6 +76,7 @@ template <class Cell, class T>
 struct Call {
   int64_t steps, rows, groups, threads, origin;
   Parallel parallel;
+  const Routines<T>* routines;
   int64_t width[Cell::widths];
   Group<Cell, T>* group;
   // Reads that are W x: how many, which, and of every read the first column among these, or -1. W stands where such a
@@ -67,9 +85,9 @@ struct Call {
   Array<const T> x;
   int64_t depth;   // numbers in each x
   T** packed;            // of each group: the step's matrices, then W
-  int64_t packed_input;  // where W begins
+  int64_t packed_input;  // where W begins; 0: it is not packed
   int64_t slices;  // of one group
-  int64_t team;    // threads of one slice
+  int64_t team;    // threads of one slice, and parts of its units
   int64_t work;    // multiply-adds of all steps
   Team* teams;
   int failed;

@@ -2,17 +2,9 @@
 #pragma once
 
 #include "product.h"
+#include "transpose.h"
 
 namespace tt {
-
-// More vectors are worth packing for.
-inline constexpr int direct_rows = 4;
-
-// Whether a panel of outputs can be made so: its rows' numbers lie side by side, and it has all its rows.
-template <class T>
-bool is_direct(Matrix<T> matrix, bool transposed, int64_t rows, int64_t unit, int64_t width) {
-  return !transposed && matrix.column_step == 1 && rows <= direct_rows && unit + panel<T> <= width;
-}
 
 // One panel of rows x vectors: out[v][j] = row j times vectors[v]; every `chain` numbers of the depth are summed by
 // themselves and added up, as in a strip.
@@ -36,8 +28,7 @@ __attribute__((noinline)) void direct(const T* from, int64_t row_step, int64_t d
 #pragma GCC unroll 4
           for (int v = 0; v < Count; ++v) sum[v][half] = fma(splat(vectors[v][k + j]), column[j], sum[v][half]);
       } else {
-        for (int j = 0; j < lanes<T>; ++j) column[j] = load(square + j * row_step, n);
-        transpose<T>(column);
+        load_transposed(square, row_step, column, lanes<T>, n);
         for (int j = 0; j < n; ++j)
           for (int v = 0; v < Count; ++v) sum[v][half] = fma(splat(vectors[v][k + j]), column[j], sum[v][half]);
       }

@@ -2,9 +2,7 @@
 // is read, and no array of all steps is ever there.
 #pragma once
 
-#include "direct.h"
 #include "pack.h"
-#include "strip.h"
 
 namespace tt {
 
@@ -29,7 +27,7 @@ struct Vectors {
 
   // The first `count` times a panel, or with few of them some panels; says how many. `columns`: how many are left. All
   // depth of a tile after the other, so that its sums stay in the first-level cache.
-  int64_t times(const T* packed, int64_t count, T* to, int64_t step, int64_t columns) const {
+  int64_t times(const Routines<T>& routines, const T* packed, int64_t count, T* to, int64_t step, int64_t columns) const {
     int64_t made = 1;
     const int64_t tiles = (count + tile_rows - 1) / tile_rows;
     for (int64_t q = 0, v0 = 0; q < tiles; ++q) {
@@ -39,8 +37,8 @@ struct Vectors {
       const T* from = data + v0 * Beside<T>::row;
       for (int64_t d = 0; d == 0 || d < depth; d += block_depth<T>, from += block_step) {
         const int64_t deep = depth - d < block_depth<T> ? depth - d : block_depth<T>;
-        made = strip_rows<T, Beside<T>, tile_rows>(tall, from, packed + d * panel<T>, depth * panel<T>, deep, piece,
-                                                   out, columns, d ? Start::add : Start::zero);
+        made = routines.strip(tall, from, packed + d * panel<T>, depth * panel<T>, deep, out, columns,
+                              d ? Start::add : Start::zero);
       }
       v0 += tall;
     }
@@ -61,15 +59,21 @@ struct Input {
   int64_t first = 0, end = 0;   // steps of the call, in the order in which they are made
   int64_t steps = 0;            // that are made at once
 
+  // How many steps are made at once. All, if there are few: W is then read once.
+  static int64_t steps_of(const Call<Cell, T>& call, int64_t rows) {
+    if (call.steps * rows <= (call.depth < most ? call.depth : most)) return call.steps;
+    int64_t count = room / call.net_columns;
+    count = count < fewest ? fewest : count > most ? most : count;
+    const int64_t some = count / rows < 1 ? 1 : count / rows;
+    // As many every time: W is read again each time, for a few steps left over as well.
+    const int64_t times = call.steps / some < 1 ? 1 : call.steps / some;
+    return (call.steps + times - 1) / times;
+  }
+
   // False if there is no memory.
   bool open(const Call<Cell, T>& call, int64_t rows, bool is_packed) {
     if (!call.net_count) return true;
-    int64_t count = room / call.net_columns;
-    count = count < fewest ? fewest : count > most ? most : count;
-    steps = count / rows < 1 ? 1 : count / rows;
-    // As many every time: W is read again each time, for a few steps left over as well.
-    const int64_t times = call.steps / steps < 1 ? 1 : call.steps / steps;
-    steps = (call.steps + times - 1) / times;
+    steps = steps_of(call, rows);
     net = allocate<T>(steps * rows * call.net_columns);
     begins = (int64_t*)malloc(size_t(steps) * sizeof(int64_t));
     if (!is_packed) unpacked = allocate<T>(together * call.depth * panel<T>);
@@ -101,42 +105,56 @@ struct Input {
     }
     const T* packed = slice.packed_input;
     for (int64_t j = 0; j < call.net_count; ++j) {
-      const int64_t width = call.width_of(Cell::read_width[call.net_reads[j]]), column = call.net_column[call.net_reads[j]];
-      const int64_t blocks = (width + panel<T> - 1) / panel<T>;
-      const bool shared = width > 1;  // every member of a team reads a single number
-      const int64_t last = shared ? slice.end_of(blocks) : blocks;
-      for (int64_t p = shared ? slice.begin_of(blocks) : 0; p < last;) {
-        if (!packed && direct_now(slice, call.net_reads[j], width, p, count, net + column + p * panel<T>)) {
-          ++p;
-          continue;
-        }
-        const int64_t some = packed || last - p < together ? last - p : together;
-        const T* from = packed ? packed + p * call.depth * panel<T> : pack_now(slice, call.net_reads[j], width, p, some);
-        p += vectors.times(from, count, net + column + p * panel<T>, call.net_columns, some * panel<T>);
+      const int64_t read = call.net_reads[j];
+      const Units<T> units = units_of_read(call, read);
+      const bool single = units.parts < call.team;
+      const int64_t last = single ? 1 : slice.end_part(units.parts), size = units.panels() * call.depth * panel<T>;
+      for (int64_t part = single ? 0 : slice.first_part(units.parts); part < last; ++part)
+        make_part(slice, read, units.begin(part), units.end(part), count, packed ? packed + part * size : nullptr);
+      if (packed) packed += units.parts * size;
+    }
+  }
+
+  // Units [begin, end) of a read, for `count` vectors.
+  template <class Slice>
+  void make_part(const Slice& slice, int64_t read, int64_t begin, int64_t end, int64_t count, const T* packed) {
+    const Call<Cell, T>& call = slice.call;
+    for (int64_t unit = begin; unit < end;) {
+      T* const to = net + call.net_column[read] + unit;
+      if (!packed && direct_now(slice, read, unit, end, count, to)) {
+        unit += panel<T>;
+        continue;
       }
-      if (packed) packed += blocks * call.depth * panel<T>;
+      const int64_t left = (end - unit + panel<T> - 1) / panel<T>, fit = count < together ? together : 1;
+      const int64_t some = packed || left < fit ? left : fit;
+      const T* from = packed ? packed : pack_now(slice, read, unit, end, some);
+      const int64_t columns = (end - unit + lanes<T> - 1) / lanes<T> * lanes<T>;
+      const int64_t made = vectors.times(*call.routines, from, count, to, call.net_columns,
+                                         columns < some * panel<T> ? columns : some * panel<T>);
+      unit += made * panel<T>;
+      if (packed) packed += made * call.depth * panel<T>;
     }
   }
 
   // One panel of the result without packing; false if that can't be.
   template <class Slice>
-  bool direct_now(const Slice& slice, int64_t read, int64_t width, int64_t block, int64_t count, T* to) const {
+  bool direct_now(const Slice& slice, int64_t read, int64_t unit, int64_t end, int64_t count, T* to) const {
     const Call<Cell, T>& call = slice.call;
     const Matrix<T> w = input_matrix(slice.group.reads[read]);
-    if (!is_direct(w, false, count, block * panel<T>, width)) return false;
+    if (!is_direct(w, false, count, unit, end)) return false;
     T* out[direct_rows];
     for (int64_t v = 0; v < count; ++v) out[v] = to + v * call.net_columns;
-    direct_panel(int(count), w.data + block * panel<T> * w.row_step, w.row_step, call.depth, piece, places, out);
+    call.routines->direct(int(count), w.data + unit * w.row_step, w.row_step, call.depth, piece, places, out);
     return true;
   }
 
   // Panels of W, packed for these steps alone.
   template <class Slice>
-  const T* pack_now(const Slice& slice, int64_t read, int64_t width, int64_t first, int64_t panels) {
+  const T* pack_now(const Slice& slice, int64_t read, int64_t unit, int64_t end, int64_t panels) {
     const Matrix<T> w = input_matrix(slice.group.reads[read]);
     const int64_t depth = slice.call.depth;
     for (int64_t p = 0; p < panels; ++p)
-      pack_panel(unpacked + p * depth * panel<T>, w, false, (first + p) * panel<T>, width, depth);
+      slice.call.routines->pack_panel(unpacked + p * depth * panel<T>, w, false, unit + p * panel<T>, end, depth);
     return unpacked;
   }
 

@@ -9,7 +9,7 @@
 #pragma once
 
 #include "call.h"
-#include "strip.h"
+#include "routines.h"
 
 namespace tt {
 
@@ -260,6 +260,8 @@ int run_products(const int64_t* a) {
 
 }  // namespace tt
 
-// 0: done; 1: out of memory.
-#define TT_PRODUCTS(T) \
-  extern "C" __attribute__((visibility("default"))) int tt_run(const int64_t* call) { return tt::run_products<T>(call); }
+// tt_run gives 0: done; 1: out of memory. tt_routines: what kernels are told in each call.
+#define TT_EXPORT extern "C" __attribute__((visibility("default")))
+#define TT_PRODUCTS(T)                                                          \
+  TT_EXPORT int tt_run(const int64_t* call) { return tt::run_products<T>(call); } \
+  TT_EXPORT const void* tt_routines() { return &tt::routines<T>; }

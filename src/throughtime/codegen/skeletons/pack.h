@@ -5,19 +5,23 @@
 
 namespace tt {
 
-// Which panels a thread packs: those whose number leaves `part` when divided by `parts`.
+// Which of some panels a thread packs.
 struct Share {
   int64_t part = 0, parts = 1;
+
+  bool has(int64_t number, int64_t count) const {
+    return number >= count * part / parts && number < count * (part + 1) / parts;
+  }
 };
 
-// The panel of one net: of every source it has, one after the other. Returns the elements.
+// The panel of one net, units [unit, end) at most: of every source it has, one after the other. Returns the elements.
 template <class Cell, class T, class Product>
-int64_t pack_net(const Call<Cell, T>& call, const Group<Cell, T>& group, int64_t width, int64_t unit, int net, T* to) {
+int64_t pack_net(const Call<Cell, T>& call, const Group<Cell, T>& group, int64_t end, int64_t unit, int net, T* to) {
   int64_t passed = 0;
   for (int s = 0; s < Product::sources; ++s) {
     const Factor factor = Product::factor[net * Product::sources + s];
     const int64_t depth = call.width_of(Product::source_width[s]);
-    if (to) pack_panel(to + passed, group.matrices[factor.matrix], factor.transposed, unit, width, depth);
+    if (to) call.routines->pack_panel(to + passed, group.matrices[factor.matrix], factor.transposed, unit, end, depth);
     passed += depth * panel<T>;
   }
   return passed;
@@ -27,11 +31,14 @@ int64_t pack_net(const Call<Cell, T>& call, const Group<Cell, T>& group, int64_t
 template <class Cell, class T, class Product>
 int64_t pack_product(const Call<Cell, T>& call, const Group<Cell, T>& group, int64_t width, T* to,
                      Share share = {}) {
+  const Units<T> units = {width, call.team};
+  const int64_t each = units.panels(), count = each * call.team;
   int64_t passed = 0;
-  for (int64_t unit = 0; unit < width; unit += panel<T>)
+  for (int64_t p = 0; p < count; ++p)
     for (int net = 0; net < Product::nets; ++net) {
-      const bool mine = to && unit / panel<T> % share.parts == share.part;
-      passed += pack_net<Cell, T, Product>(call, group, width, unit, net, mine ? to + passed : nullptr);
+      const int64_t unit = units.begin(p / each) + p % each * panel<T>, end = units.end(p / each);
+      const bool mine = to && unit < end && share.has(p, count);
+      passed += pack_net<Cell, T, Product>(call, group, end, unit, net, mine ? to + passed : nullptr);
     }
   return passed;
 }
@@ -61,16 +68,25 @@ Matrix<T> input_matrix(const Array<const T>& w) {
   return {w.data, w.step, w.row};
 }
 
+// Every member of a team needs a read of a single number.
+template <class Cell, class T>
+Units<T> units_of_read(const Call<Cell, T>& call, int64_t read) {
+  const int64_t width = call.width_of(Cell::read_width[read]);
+  return {width, width > 1 ? call.team : 1};
+}
+
 // W, read by read; returns the elements.
 template <class Cell, class T>
 int64_t pack_input(const Call<Cell, T>& call, const Group<Cell, T>& group, T* to, Share share = {}) {
   int64_t passed = 0;
   for (int64_t k = 0; k < call.net_count; ++k) {
     const Matrix<T> w = input_matrix(group.reads[call.net_reads[k]]);
-    const int64_t width = call.width_of(Cell::read_width[call.net_reads[k]]);
-    for (int64_t unit = 0; unit < width; unit += panel<T>, passed += call.depth * panel<T>)
-      if (to && unit / panel<T> % share.parts == share.part)
-        pack_panel(to + passed, w, false, unit, width, call.depth);
+    const Units<T> units = units_of_read(call, call.net_reads[k]);
+    const int64_t each = units.panels(), count = each * units.parts;
+    for (int64_t p = 0; p < count; ++p, passed += call.depth * panel<T>) {
+      const int64_t unit = units.begin(p / each) + p % each * panel<T>, end = units.end(p / each);
+      if (to && unit < end && share.has(p, count)) call.routines->pack_panel(to + passed, w, false, unit, end, call.depth);
+    }
   }
   return passed;
 }

@@ -88,8 +88,8 @@ template <class Cell, class T>
 int run_call(const int64_t* a) {
   Call<Cell, T> call = {};
   call.steps = a[0], call.rows = a[1], call.groups = a[2], call.threads = a[3];
-  call.origin = a[4], call.parallel = (Parallel)a[5];
-  a += 6;
+  call.origin = a[4], call.parallel = (Parallel)a[5], call.routines = (const Routines<T>*)a[6];
+  a += 7;
   for (int k = 0; k < Cell::widths; ++k) call.width[k] = *a++;
   call.group = (Group<Cell, T>*)calloc(size_t(call.groups), sizeof(Group<Cell, T>));
   call.packed = (T**)calloc(size_t(call.groups), sizeof(T*));
@@ -101,12 +101,11 @@ int run_call(const int64_t* a) {
   }
   for (int64_t g = 0; g < call.groups; ++g) a = call.group[g].parse(a);
   call.parse_input(a);
-  const int64_t own = pack_phases(call, call.group[0], (T*)nullptr, typename Cell::Phases{});
-  const int64_t size = own + pack_input(call, call.group[0], (T*)nullptr);
+  call.team = 1;
+  const int64_t size = pack_phases(call, call.group[0], (T*)nullptr, typename Cell::Phases{}) +
+                       pack_input(call, call.group[0], (T*)nullptr);
   // To pack a number takes as long as some multiply-adds.
   call.work = call.groups * (call.steps * call.rows + 8) * size;
-  call.packed_input = own;
-  const int64_t apart = (size + 15) / 16 * 16;  // each group's begin at a cache line
   // A sleeping thread wakes in some 20 microseconds: each must have more multiply-adds than are done in that time.
   const int64_t useful = 1 + call.work / 2000000;
   if (call.threads > useful) call.threads = useful;
@@ -115,9 +114,15 @@ int run_call(const int64_t* a) {
   const int64_t share = (call.threads + call.groups - 1) / call.groups;
   call.slices = call.rows / smallest < share ? call.rows / smallest : share;
   if (call.slices < 1) call.slices = 1;
+  call.team = team_size(call, typename Cell::Phases{});
+  int64_t apart = pack_phases(call, call.group[0], (T*)nullptr, typename Cell::Phases{});
+  // W that is read once is packed where it is read.
+  if (call.net_count && (call.slices > 1 || Input<Cell, T>::steps_of(call, call.rows) < call.steps))
+    apart = (call.packed_input = apart) + pack_input(call, call.group[0], (T*)nullptr);
+  apart = (apart + 15) / 16 * 16;  // each group's begin at a cache line
   // One step reads its matrices once: they are packed piece by piece where they are needed, in a nearer cache. Matrices
   // that outgrow the caches are better read some times as they lie.
-  const bool large = call.groups * apart * int64_t(sizeof(T)) >= 8 << 20;
+  const bool large = call.groups * size * int64_t(sizeof(T)) >= 8 << 20;
   const int64_t few = large && call.steps * call.rows <= direct_rows ? direct_rows : 1;
   const bool packs = call.steps > few || call.slices > 2;  // each slice would pack them
   Packing packing;
@@ -126,7 +131,6 @@ int run_call(const int64_t* a) {
   for (int64_t g = 0; g < call.groups && packed; ++g) call.packed[g] = packed + g * apart;
   for (int64_t g = 0; g < call.groups && call.slices > 1 && !call.failed; ++g)
     if (call.group[g].lengths) call.failed = !deal(call, call.group[g]);
-  call.team = team_size(call, typename Cell::Phases{});
   if (call.team > 1) call.failed |= !(call.teams = allocate_teams(call.groups * call.slices));
   if (!call.failed && call.rows > 0) {
     if (packs)
@@ -136,7 +140,8 @@ int run_call(const int64_t* a) {
             auto& c = *(Call<Cell, T>*)context;
             const int64_t parts = c.slices * c.team, g = task / parts;
             pack_phases(c, c.group[g], c.packed[g], typename Cell::Phases{}, Share{task % parts, parts});
-            pack_input(c, c.group[g], c.packed[g] + c.packed_input, Share{task % parts, parts});
+            if (c.packed_input)
+              pack_input(c, c.group[g], c.packed[g] + c.packed_input, Share{task % parts, parts});
           },
           &call);
     call.parallel(
@@ -146,7 +151,7 @@ int run_call(const int64_t* a) {
           const int64_t member = task % c.team, s = task / c.team % c.slices, g = task / c.team / c.slices;
           const int64_t first = c.first_of(s), last = c.first_of(s + 1);
           Slice<Cell, T> slice(c, c.group[g], c.packed[g], first, last - first);
-          slice.packed_input = c.packed[g] ? c.packed[g] + c.packed_input : nullptr;
+          slice.packed_input = c.packed[g] && c.packed_input ? c.packed[g] + c.packed_input : nullptr;
           const int64_t least = (last - first) * most_nets<Cell, T>(typename Cell::Phases{}) * panel<T>;
           const int64_t room = least > slice.net_room ? least : slice.net_room;
           if (!(member ? work_for(slice, c.teams[task / c.team], room) : lead(slice, c, task / c.team, room)))

@@ -2,7 +2,6 @@
 // It works on the calling thread and allocates nothing after it has been opened.
 #pragma once
 
-#include "matmul.h"
 #include "recurrence.h"
 
 namespace tt {
@@ -28,16 +27,17 @@ struct InputMap {
     free(vectors.data);
   }
 
-  void pack() {
+  void pack(const Routines<T>& routines) {
     for (int64_t p = 0; p < (rows ? panels() : 0); ++p)
-      pack_panel(packed + p * panel<T> * depth, weight, false, p * panel<T>, rows, depth);
+      routines.pack_panel(packed + p * panel<T> * depth, weight, false, p * panel<T>, rows, depth);
   }
 
   // x [count, depth] -> net [count, rows]
-  void apply(const T* x, T* net, int64_t count) {
+  void apply(const Routines<T>& routines, const T* x, T* net, int64_t count) {
     for (int64_t r = 0; r < count; ++r) vectors.put(r, x + r * depth);
     for (int64_t p = 0; p < panels();)
-      p += vectors.times(packed + p * panel<T> * depth, count, net + p * panel<T>, rows, rows - p * panel<T>);
+      p += vectors.times(routines, packed + p * panel<T> * depth, count, net + p * panel<T>, rows,
+                         rows - p * panel<T>);
   }
 };
 
@@ -57,8 +57,9 @@ struct Session {
   // number of the read that is x itself, or -1; how many reads are parts of net, and of each its number and its first
   // column.
   explicit Session(const int64_t* a) {
-    call.steps = a[0], call.rows = a[1], call.groups = 1, call.threads = 1, call.origin = a[4];
-    a += 6;
+    call.steps = a[0], call.rows = a[1], call.groups = 1, call.threads = 1, call.team = 1, call.origin = a[4];
+    call.routines = (const Routines<T>*)a[6];
+    a += 7;
     for (int k = 0; k < Cell::widths; ++k) call.width[k] = *a++;
     a = group.parse(a);
     input.weight = {(const T*)a[0], a[1], a[2]};
@@ -79,14 +80,14 @@ struct Session {
 
   void pack() {
     pack_phases(call, group, packed, typename Cell::Phases{});
-    input.pack();
+    input.pack(*call.routines);
   }
 
   // `x`: [B, I]; or W x [B, rows], if that is `given`.
   void step(const T* x, bool given) {
     const T* from = x;
     if (input.rows && !given) {
-      input.apply(x, net, call.rows);
+      input.apply(*call.routines, x, net, call.rows);
       from = net;
     }
     for (int64_t k = 0; k < net_count; ++k) group.reads[net_reads[k]].data = from + net_offsets[k];

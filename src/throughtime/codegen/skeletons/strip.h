@@ -5,33 +5,18 @@
 
 namespace tt {
 
-// The chains of W x and its gradients; nn/matmul.py says the same.
-inline constexpr int64_t piece = 64;
-
-enum class Start { zero, go_on, add };  // what a chain begins with: 0; what stands in `out`; 0, and `out` is added last
-
-// A panel of this depth takes 16 KiB, half of a small first-level cache.
-template <class T>
-inline constexpr int64_t block_depth = 16384 / (panel<T> * int64_t(sizeof(T)));
-
-// How the left rows of a block of the depth lie in a buffer: number k of row r at [r * row + k * step]. One register
-// holds the address of them all; rows some cache lines apart do not fall into the same few lines of a cache.
-template <class T>
-struct Beside {
-  static constexpr int64_t row = block_depth<T> + 64 / int64_t(sizeof(T)), step = 1;
-};
+// Of a tile of rows the numbers of one step side by side.
 template <class T>
 struct Across {
   static constexpr int64_t row = 1, step = tile_rows;
 };
 
-// Rows x panels of the result: `out` holds the rows' addresses. `columns`: how many there are; fewer than all only with
-// one panel. Every `chain` numbers of the depth are summed by themselves and added up in `out`; `start` is for the first.
-template <class T, class Left, int Rows, int Panels>
+// Rows x `vectors` (two a panel) of the result: `out` holds the rows' addresses. `columns`: how many there are; fewer than
+// all only with one panel. Every `chain` numbers of the depth are summed by themselves and added up in `out`; `start` is for the first.
+template <class T, class Left, int Rows, int vectors>
 __attribute__((noinline)) void strip(const T* left, const T* packed, int64_t panel_step, int64_t depth, int64_t chain,
                                      T* const* out, int64_t columns, Start start) {
-  constexpr int vectors = 2 * Panels;
-  const bool whole = columns >= Panels * panel<T>;
+  const bool whole = columns >= vectors * lanes<T>;
   const int here[2] = {int(columns < lanes<T> ? columns : lanes<T>),
                        int(columns < lanes<T> ? 0 : whole ? lanes<T> : columns - lanes<T>)};
 #pragma GCC unroll 16
@@ -91,10 +76,13 @@ TT_INLINE int strip_rows(int rows, const T* left, const T* packed, int64_t panel
   constexpr int panels = Rows < Most ? Most / Rows : 1;
   if constexpr (panels > 1)
     if (columns >= panels * panel<T>) {
-      strip<T, Left, Rows, panels>(left, packed, panel_step, depth, chain, out, columns, start);
+      strip<T, Left, Rows, 2 * panels>(left, packed, panel_step, depth, chain, out, columns, start);
       return panels;
     }
-  strip<T, Left, Rows, 1>(left, packed, panel_step, depth, chain, out, columns, start);
+  if (columns <= lanes<T>)
+    strip<T, Left, Rows, 1>(left, packed, panel_step, depth, chain, out, columns, start);
+  else
+    strip<T, Left, Rows, 2>(left, packed, panel_step, depth, chain, out, columns, start);
   return 1;
 }
 

@@ -68,4 +68,11 @@ TT_INLINE void load_transposed(const T* from, int64_t step, Vec<T>* columns) {
   transpose<T>(columns);
 }
 
+// The same of `rows` and their first `width` numbers; zeros stand for the others.
+template <class T>
+TT_INLINE void load_transposed(const T* from, int64_t step, Vec<T>* columns, int rows, int width) {
+  for (int j = 0; j < lanes<T>; ++j) columns[j] = j < rows ? load(from + j * step, width) : Vec<T>{};
+  transpose<T>(columns);
+}
+
 }  // namespace tt

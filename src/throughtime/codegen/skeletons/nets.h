@@ -1,0 +1,118 @@
+// The products of a phase, for the sequences that a thread works for.
+#pragma once
+
+#include "pack.h"
+#include "rows.h"
+
+namespace tt {
+
+template <class Cell, class T>
+struct Nets : Rows<Cell, T> {
+  using Base = Rows<Cell, T>;
+  using Base::buffer, Base::call, Base::group, Base::nets, Base::per_row;
+
+  // A part of a phase's units.
+  struct Part {
+    int64_t begin, end, number, all;  // its first panel's number, of all parts' panels
+
+    int64_t blocks() const { return (end - begin + panel<T> - 1) / panel<T>; }
+    // Whether a panel has units in its first half only.
+    bool is_narrow(int64_t block) const { return end - begin - block * panel<T> <= lanes<T>; }
+  };
+
+  const T* packed;
+  const T* packed_here = nullptr;
+  T* unpacked = nullptr;  // where the panels of a tile are packed if `packed` is null
+  int64_t count = 0;      // sequences that this step belongs to
+  int64_t* active = nullptr;
+  bool back = false;  // from the last unit to the first
+
+  Nets(const Call<Cell, T>& c, const Group<Cell, T>& g, const T* p, int64_t f, int64_t r)
+      : Base(c, g, f, r), packed(p) {}
+
+  // Panels [block0, block1) of a part x nets of one product, for every active sequence.
+  template <class Product>
+  void multiply(const Part& part, int phase_nets, int64_t block0, int64_t block1) {
+    if (!packed && Product::sources == 1 && count <= direct_rows)
+      return multiply_now<Product>(part, phase_nets, block0, block1);
+    int64_t depth[Product::sources], deep = 0;
+    for (int s = 0; s < Product::sources; ++s) deep += depth[s] = call.width_of(Product::source_width[s]);
+    const int64_t panels = (block1 - block0) * Product::nets;
+    const int64_t row_step = (block1 - block0) * phase_nets * panel<T>;
+    const int64_t tiles = (count + tile_rows - 1) / tile_rows, wide = tile_width(int((count + tiles - 1) / tiles));
+    const T* vectors[Product::sources * tile_rows];
+    T* out[tile_accumulators];
+    TileCall<T> call_of = {vectors, depth, Product::sources, nullptr, deep * panel<T>, out, row_step};
+    const int64_t turns = (panels + wide - 1) / wide, here = block0 * Product::nets;
+    const bool narrow = part.is_narrow(block0);
+    for (int64_t turn = 0; turn < turns; ++turn) {
+      const int64_t first = (back ? turns - 1 - turn : turn) * wide, last = first + wide < panels ? first + wide : panels;
+      const T* from = packed ? packed_here + (part.number * Product::nets + here + first) * call_of.panel_step
+                             : pack_now<Product>(part, here + first, here + last);
+      for (int64_t q = 0, r0 = 0; q < tiles; ++q) {
+        const int tall = int((count - r0 + tiles - q - 1) / (tiles - q));
+        for (int s = 0; s < Product::sources; ++s)
+          for (int r = 0; r < tall; ++r)
+            vectors[s * tall + r] = buffer[active[r0 + r] * per_row + Product::source[s]];
+        for (int64_t p = first; p < last;) {
+          for (int64_t k = 0; k < wide && p + k < last; ++k) {
+            const int64_t block = (p + k) / Product::nets, net = (p + k) % Product::nets;
+            out[k] = nets + r0 * row_step + (block * phase_nets + Product::first + net) * panel<T>;
+          }
+          call_of.packed = from + (p - first) * call_of.panel_step;
+          p += call.routines->tile(tall, call_of, last - p, narrow);
+        }
+        r0 += tall;
+      }
+    }
+    if (packed) packed_here += part.all * Product::nets * deep * panel<T>;
+  }
+
+  // The same of a call with few steps and sequences.
+  template <class Product>
+  void multiply_now(const Part& part, int phase_nets, int64_t block0, int64_t block1) {
+    const int64_t depth = call.width_of(Product::source_width[0]), row_step = (block1 - block0) * phase_nets * panel<T>;
+    const T* vectors[direct_rows];
+    T* out[direct_rows];
+    for (int64_t r = 0; r < count; ++r) vectors[r] = buffer[active[r] * per_row + Product::source[0]];
+    for (int64_t p = block0 * Product::nets; p < block1 * Product::nets; ++p) {
+      const int64_t block = p / Product::nets, net = p % Product::nets, unit = part.begin + block * panel<T>;
+      const Factor factor = Product::factor[net];
+      const Matrix<T>& matrix = group.matrices[factor.matrix];
+      for (int64_t r = 0; r < count; ++r)
+        out[r] = nets + r * row_step + ((block - block0) * phase_nets + Product::first + net) * panel<T>;
+      if (is_direct(matrix, factor.transposed, count, unit, part.end)) {
+        const T* from = matrix.data + unit * matrix.row_step;
+        call.routines->direct(int(count), from, matrix.row_step, depth, depth + lanes<T>, vectors, out);
+        continue;
+      }
+      const T* from = pack_now<Product>(part, p, p + 1);
+      const TileCall<T> tile = {vectors, &depth, 1, from, 0, out, row_step};
+      call.routines->tile(int(count), tile, 1, part.is_narrow(block));
+    }
+  }
+
+  // Panels [first, last) of a product, packed for this step alone: a call of one step would read them no second time.
+  template <class Product>
+  const T* pack_now(const Part& part, int64_t first, int64_t last) {
+    T* to = unpacked;
+    for (int64_t p = first; p < last; ++p) {
+      const int64_t unit = part.begin + p / Product::nets * panel<T>;
+      to += pack_net<Cell, T, Product>(call, group, part.end, unit, p % Product::nets, to);
+    }
+    return unpacked;
+  }
+
+  template <class... Products>
+  void multiply_all(Sequence<Products...>, [[maybe_unused]] const Part& part, [[maybe_unused]] int phase_nets,
+                    [[maybe_unused]] int64_t block0, [[maybe_unused]] int64_t block1) {
+    (multiply<Products>(part, phase_nets, block0, block1), ...);
+  }
+
+  template <class... Products>
+  int64_t packed_of_phase([[maybe_unused]] int64_t width, Sequence<Products...>) {
+    return (pack_product<Cell, T, Products>(call, group, width, nullptr) + ... + 0);
+  }
+};
+
+}  // namespace tt

@@ -1,0 +1,45 @@
+"""Texts as loaded libraries: those of kernels, and the one of the products that all kernels share."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+
+import torch
+
+from throughtime import runtime
+from throughtime.codegen.source import products_source, skeletons
+
+DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+
+MAIN = "kernel.cpp"
+
+
+def library(text: str, name: str, *flags: str) -> ctypes.CDLL:
+    """The library made from this text; `flags`: further ones for the compiler."""
+    return runtime.load(runtime.build(name, {**skeletons(text), MAIN: text}, MAIN, flags).path)
+
+
+@cache
+def compiled(text: str, name: str) -> Callable[[int], int]:
+    """The entry point of the library made from this text, a function of the address of its numbers."""
+    function = library(text, name).tt_run
+    function.argtypes = [ctypes.c_void_p]
+    function.restype = ctypes.c_int
+    return function
+
+
+@cache
+def products(dtype: str) -> ctypes.CDLL:
+    """The library of products for "float32" or "float64": it takes longer to compile than a kernel, but only once."""
+    # Its loops are unrolled by hand: -O3 takes twice as long and makes nothing faster.
+    return library(products_source(dtype), "products", "-O2")
+
+
+@cache
+def routines(dtype: str) -> int:
+    """The address of the routines that every kernel of this dtype is made with."""
+    function = products(dtype).tt_routines
+    function.restype = ctypes.c_void_p
+    return int(function())
