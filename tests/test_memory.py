@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import throughtime as tt
-from throughtime.nn.memory import LEAST, Blocks, empty
+from throughtime.nn.memory import LEAST, Blocks, Form
 
 
 def test_a_block_is_used_again_when_nobody_uses_it():
@@ -61,13 +61,25 @@ def test_threads():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_begins_with_nothing():
-    like = torch.empty(0)
-    used = empty(like, (LEAST // 4,))
+    form = Form(torch.empty(LEAST // 4))
+    used = form.new()
     child = os.fork()
     if not child:
-        same = empty(like, (LEAST // 4,))
+        same = form.new()
         os._exit(0 if same.data_ptr() != used.data_ptr() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("size", [(5, 3, 7), (60, 40, 64), (LEAST,), (0, 3, 4), (3, 1, LEAST), (1, 3, LEAST)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_form_makes_tensors_that_lie_as_its_model(size, dtype, turned):
+    model = torch.empty(size, dtype=dtype)
+    if turned and len(size) == 3:
+        model = torch.empty(size[1], size[0], size[2], dtype=dtype).transpose(0, 1)
+    made = Form(model).new()
+    assert (made.shape, made.dtype, made.is_contiguous()) == (model.shape, model.dtype, model.is_contiguous())
+    assert made.stride() == model.stride() or 1 in size[:2]
 
 
 def test_results_stay_as_they_were():

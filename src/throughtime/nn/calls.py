@@ -223,17 +223,15 @@ def launch_kernel(job: Job, values: Sequence[Tensor | None]) -> list[Tensor]:
     return outputs
 
 
-def empty_results(
-    job: Job, plan: Plan, like: Tensor, empty: Callable[[Tensor, Sequence[int]], Tensor] = Tensor.new_empty
-) -> list[Tensor]:
-    """Memory for everything that a call returns, in order; `empty` gives that of one tensor."""
+def empty_results(job: Job, plan: Plan, like: Tensor) -> list[Tensor]:
+    """Memory for everything that a call returns, in order."""
     steps, rows = job.steps, job.rows
     front = (job.samples,) if job.samples else ()
 
     def new(width: int) -> Tensor:
         if job.batch_first:
-            return empty(like, (*front, rows, steps, width)).transpose(-3, -2)
-        return empty(like, (*front, steps, rows, width))
+            return like.new_empty((*front, rows, steps, width)).transpose(-3, -2)
+        return like.new_empty((*front, steps, rows, width))
 
     outputs = [new(width) for width in plan.joint_writes.values()]
     outputs += [like.new_empty((*front, plan.directions, rows, width)) for width in plan.ends]

@@ -79,8 +79,23 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_blocks.clear)  # another thread may have been in there
 
 
-def empty(like: Tensor, size: Sequence[int]) -> Tensor:
-    """A tensor of that size, of `like`'s dtype."""
-    if math.prod(size) * like.itemsize < LEAST:
-        return like.new_empty(size)
-    return _blocks.tensor(size, like.dtype)
+class Form:
+    """What a tensor is made like again and again, on the CPU: found out once, as a short call takes less time."""
+
+    def __init__(self, model: Tensor) -> None:
+        self._size, self._stride, self._dtype = tuple(model.shape), model.stride(), model.dtype
+        self._large = model.numel() * model.itemsize >= LEAST
+        # Sequence after sequence in memory, though time is the first axis.
+        self._turned = model.dim() > 2 and not model.is_contiguous()
+
+    def new(self) -> Tensor:
+        """A tensor of any content."""
+        if not self._large:
+            return torch.empty_strided(self._size, self._stride, dtype=self._dtype, device=_CPU)
+        if not self._turned:
+            return _blocks.tensor(self._size, self._dtype)
+        steps, rows, width = self._size
+        return _blocks.tensor((rows, steps, width), self._dtype).transpose(0, 1)
+
+
+_CPU = torch.device("cpu")

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from throughtime.nn import memory
 from throughtime.nn.calls import Job, Kind, empty_results
 from throughtime.nn.kernels import MATRIX, MOST_CALLS, Mapped, Place, PreparedCall, addresses_of, layout_of
 from throughtime.nn.matmul import (
     is_flat,
     laid_out,
 )
+from throughtime.nn.memory import Form
 from throughtime.nn.products import input_product
 from throughtime.nn.program import Plan
 
@@ -123,6 +123,7 @@ def seeds(kind: Kind, seed: Tensor | None) -> list[int]:
 class _Forward(NamedTuple):
     extras: list[Extra]
     kernel: PreparedCall
+    results: list[Form]
 
 
 def forward(job: Job, x: Tensor | None, values: Sequence[Tensor | None]) -> list[Tensor]:
@@ -139,7 +140,7 @@ def forward(job: Job, x: Tensor | None, values: Sequence[Tensor | None]) -> list
     key = layout_of(row), job.steps, job.rows, job.batch_first, torch.get_num_threads()
     call: _Forward = kept_call(plan.calls, key, lambda: _plan_forward(job, plan, row, like))
     with_extras(row, call.extras, job.batch_first)
-    outputs = empty_results(job, plan, like, memory.empty)
+    outputs = [form.new() for form in call.results]
     addresses = addresses_of([*row, *outputs])
     call.kernel.run(addresses, job.origin, seeds(job.kind, values[1]), values[0])
     return outputs
@@ -151,5 +152,7 @@ def _plan_forward(job: Job, plan: Plan, given: Sequence[Tensor | None], like: Te
     weights = [] if x is None else job.kind.net_slots
     operands = [k if k in weights else row.with_units_together(k) for k in range(2, len(given) - 1)]
     first_result = len(row.tensors)
-    row.tensors += empty_results(job, plan, like)
-    return _Forward(row.extras, prepared(job.kind, plan, job, row, operands, first_result, x))
+    results = empty_results(job, plan, like)
+    row.tensors += results
+    kernel = prepared(job.kind, plan, job, row, operands, first_result, x)
+    return _Forward(row.extras, kernel, [Form(r) for r in results])

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from throughtime.nn import memory
 from throughtime.nn.calls import Job, empty_results
 from throughtime.nn.kernels import PreparedCall, addresses_of, layout_of
 from throughtime.nn.matmul import PIECE, REAL, Matrix, PreparedProducts, Products, flat_matrix, imaginary, matrix
+from throughtime.nn.memory import Form
 from throughtime.nn.planned import (
     Extra,
     Row,
@@ -27,25 +27,23 @@ from throughtime.nn.route import Block, Product, Route, Source
 
 
 class _Made(NamedTuple):
-    """A gradient that products make: of `size`; `zeros`: they leave rows of it out."""
+    """A gradient that products make; `zeros`: they leave rows of it out."""
 
-    size: tuple[int, ...]
+    form: Form
     zeros: bool
-    batch_first: bool
 
-    def new(self, like: Tensor) -> Tensor:
-        made = like.new_zeros(self.size) if self.zeros else memory.empty(like, self.size)
-        return made.transpose(0, 1) if self.batch_first else made
+    def new(self) -> Tensor:
+        return self.form.new().zero_() if self.zeros else self.form.new()
 
 
 class _Backward(NamedTuple):
-    """`made`: what the products make; `answers`: for the input and each operand how its gradient is found: it is
-    "made", a "result" of the recurrence, or made of one by "words"; and which."""
+    """`done`: what the kernel makes; `made`: what the products make; `answers`: for the input and each operand how its
+    gradient is found: it is "made", a "result" of the recurrence, or made of one by "words"; and which."""
 
     extras: list[Extra]
-    plan: Plan
     kernel: PreparedCall
     route: Route
+    done: list[Form]
     made: list[_Made]
     products: PreparedProducts
     answers: list[tuple[str, int] | None]
@@ -63,8 +61,8 @@ def backward(
     key = layout_of(row), tuple(wanted), len(grads), job.steps, job.rows, job.batch_first, torch.get_num_threads()
     call: _Backward = kept_call(plan.calls, key, lambda: _Planning(job, plan, row, len(grads)).backward(wanted))
     with_extras(row, call.extras, job.batch_first)
-    done = empty_results(job, call.plan, like, memory.empty)
-    made = [g.new(like) for g in call.made]
+    done = [form.new() for form in call.done]
+    made = [g.new() for g in call.made]
     addresses = addresses_of([*row, *done, *made])
     call.kernel.run(addresses, job.origin, seeds(job.kind, saved[1]), saved[0])
     if job.errors is not None:
@@ -111,7 +109,8 @@ class _Planning:
         like = row[self.results - 1]
         self.ones = row.constant(like.new_ones(job.rows))
         self.first_done = len(row.tensors)
-        row.tensors += empty_results(job, self.plan, like)
+        done = empty_results(job, self.plan, like)
+        row.tensors += done
         kernel = prepared(self.kind, self.plan, job, row, operands, self.first_done)
         d_x: int | None = None
         answers: list[tuple[str, int] | None] = []
@@ -134,7 +133,8 @@ class _Planning:
                 answers.append(("result", at))
         answers.insert(0, None if d_x is None else ("made", d_x))
         products = PreparedProducts(self.products)
-        return _Backward(row.extras, self.plan, kernel, self.route, self.made, products, answers)
+        forms = [Form(d) for d in done]
+        return _Backward(row.extras, kernel, self.route, forms, self.made, products, answers)
 
     def _followed(self, source: Source) -> int:
         """The number of the tensor that a source names, of zeros that take no memory where no error enters; of None
@@ -147,8 +147,10 @@ class _Planning:
 
     def _new(self, size: Sequence[int], zeros: bool = False, batch_first: bool = False) -> tuple[int, int]:
         """Its number among those made, and in the row."""
-        self.made.append(_Made(tuple(size), zeros, batch_first))
-        return len(self.made) - 1, self.row.add(self.made[-1].new(self.row[self.results - 1]))
+        model = self.row[self.results - 1].new_empty(tuple(size))
+        model = model.transpose(0, 1) if batch_first else model
+        self.made.append(_Made(Form(model), zeros))
+        return len(self.made) - 1, self.row.add(model)
 
     def _flat(self, at: int) -> Matrix:
         return flat_matrix(self.row[at], imaginary(at))
