@@ -85,7 +85,7 @@ struct Call {
   Array<const T> x;
   int64_t depth;   // numbers in each x
   T** packed;            // of each group: the step's matrices, then W
-  int64_t packed_input;  // where W begins; 0: it is not packed
+  int64_t packed_input;  // where W begins; -1: it is not packed
   int64_t slices;  // of one group
   int64_t team;    // threads of one slice, and parts of its units
   int64_t work;    // multiply-adds of all steps

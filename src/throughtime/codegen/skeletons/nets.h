@@ -13,7 +13,8 @@ struct Nets : Rows<Cell, T> {
 
   // A part of a phase's units.
   struct Part {
-    int64_t begin, end, number, all;  // its first panel's number, of all parts' panels
+    int64_t begin, end;   // its units
+    int64_t number, all;  // the number of its first panel, and how many panels all parts have
 
     int64_t blocks() const { return (end - begin + panel<T> - 1) / panel<T>; }
     // Whether a panel has units in its first half only.

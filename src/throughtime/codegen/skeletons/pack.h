@@ -34,12 +34,12 @@ int64_t pack_product(const Call<Cell, T>& call, const Group<Cell, T>& group, int
   const Units<T> units = {width, call.team};
   const int64_t each = units.panels(), count = each * call.team;
   int64_t passed = 0;
-  for (int64_t p = 0; p < count; ++p)
-    for (int net = 0; net < Product::nets; ++net) {
-      const int64_t unit = units.begin(p / each) + p % each * panel<T>, end = units.end(p / each);
-      const bool mine = to && unit < end && share.has(p, count);
+  for (int64_t p = 0; p < count; ++p) {
+    const int64_t unit = units.begin(p / each) + p % each * panel<T>, end = units.end(p / each);
+    const bool mine = to && unit < end && share.has(p, count);
+    for (int net = 0; net < Product::nets; ++net)
       passed += pack_net<Cell, T, Product>(call, group, end, unit, net, mine ? to + passed : nullptr);
-    }
+  }
   return passed;
 }
 

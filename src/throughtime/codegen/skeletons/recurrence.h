@@ -116,7 +116,7 @@ int run_call(const int64_t* a) {
   if (call.slices < 1) call.slices = 1;
   call.team = team_size(call, typename Cell::Phases{});
   int64_t apart = pack_phases(call, call.group[0], (T*)nullptr, typename Cell::Phases{});
-  // W that is read once is packed where it is read.
+  call.packed_input = -1;  // W that is read once is packed where it is read
   if (call.net_count && (call.slices > 1 || Input<Cell, T>::steps_of(call, call.rows) < call.steps))
     apart = (call.packed_input = apart) + pack_input(call, call.group[0], (T*)nullptr);
   apart = (apart + 15) / 16 * 16;  // each group's begin at a cache line
@@ -140,7 +140,7 @@ int run_call(const int64_t* a) {
             auto& c = *(Call<Cell, T>*)context;
             const int64_t parts = c.slices * c.team, g = task / parts;
             pack_phases(c, c.group[g], c.packed[g], typename Cell::Phases{}, Share{task % parts, parts});
-            if (c.packed_input)
+            if (c.packed_input >= 0)
               pack_input(c, c.group[g], c.packed[g] + c.packed_input, Share{task % parts, parts});
           },
           &call);
@@ -151,7 +151,7 @@ int run_call(const int64_t* a) {
           const int64_t member = task % c.team, s = task / c.team % c.slices, g = task / c.team / c.slices;
           const int64_t first = c.first_of(s), last = c.first_of(s + 1);
           Slice<Cell, T> slice(c, c.group[g], c.packed[g], first, last - first);
-          slice.packed_input = c.packed[g] && c.packed_input ? c.packed[g] + c.packed_input : nullptr;
+          slice.packed_input = c.packed[g] && c.packed_input >= 0 ? c.packed[g] + c.packed_input : nullptr;
           const int64_t least = (last - first) * most_nets<Cell, T>(typename Cell::Phases{}) * panel<T>;
           const int64_t room = least > slice.net_room ? least : slice.net_room;
           if (!(member ? work_for(slice, c.teams[task / c.team], room) : lead(slice, c, task / c.team, room)))
