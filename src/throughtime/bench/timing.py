@@ -14,6 +14,7 @@ LEAST_SECONDS = 0.005
 LEAST_ROUNDS = 3
 REST_SECONDS = 0.01
 MOST_RESTS = 20
+"""Between turns a process rests for so many seconds, at most so often."""
 LONG_SECONDS = 0.1
 """A call that lasts so long needs none before it to warm the caches."""
 

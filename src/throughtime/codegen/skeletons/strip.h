@@ -12,7 +12,8 @@ struct Across {
 };
 
 // Rows x `vectors` (two a panel) of the result: `out` holds the rows' addresses. `columns`: how many there are; fewer than
-// all only with one panel. Every `chain` numbers of the depth are summed by themselves and added up in `out`; `start` is for the first.
+// all only with one panel. Every `chain` numbers of the depth are summed by themselves and added up in `out`; `start` is
+// for the first.
 template <class T, class Left, int Rows, int vectors>
 __attribute__((noinline)) void strip(const T* left, const T* packed, int64_t panel_step, int64_t depth, int64_t chain,
                                      T* const* out, int64_t columns, Start start) {
