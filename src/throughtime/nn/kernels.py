@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from throughtime import runtime
-from throughtime.codegen.source import kernel_source, skeletons, widths
-from throughtime.nn.libraries import DTYPES, MAIN, compiled, routines
+from throughtime.codegen.source import kernel_source, widths
+from throughtime.nn.libraries import DTYPES, compiled, in_cache, routines
 from throughtime.nn.profile import named_range
 from throughtime.symbolic.graph import Width
 from throughtime.symbolic.program import Read, Recurrence, Sum, Write
@@ -74,7 +74,7 @@ class Kernel:
 
     def library(self) -> Path | None:
         """The compiled library, if the cache has it; compiles nothing."""
-        return runtime.find(self.recurrence.name, {**skeletons(self._text), MAIN: self._text}, MAIN)
+        return in_cache(self._text, self.recurrence.name)
 
     def compile(self) -> None:
         """Compiles now what the first call would compile."""

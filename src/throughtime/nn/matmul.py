@@ -6,17 +6,15 @@ threads, which spin for a while after each and so take the processors from the r
 
 from __future__ import annotations
 
-import ctypes
 from array import array
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from throughtime import runtime
-from throughtime.nn.libraries import DTYPES, products
+from throughtime.nn.libraries import DTYPES, products_entry
 from throughtime.nn.profile import named_range
 
 
@@ -124,7 +122,7 @@ class Products:
         rounds, self.rounds = self.rounds, []
         for words in rounds:
             packed = array("q", _front(words) + words)
-            _make(_function(self.name), packed.buffer_info()[0])
+            _make(products_entry(self.name), packed.buffer_info()[0])
 
 
 _WORDS = 16  # of one product
@@ -138,13 +136,6 @@ def _list(numbers: Tensor | str | None) -> int:
 
 def _front(words: list[int]) -> list[int]:
     return [len(words) // _WORDS, torch.get_num_threads(), runtime.parallel_address()]
-
-
-@cache
-def _function(dtype: str) -> Callable[[int], int]:
-    function = products(dtype).tt_run
-    function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_int
-    return function
 
 
 def _make(function: Callable[[int], int], address: int) -> None:
@@ -166,7 +157,7 @@ class PreparedProducts:
     """The products that were added, of matrices at imaginary addresses, to be made again and again."""
 
     def __init__(self, products: Products) -> None:
-        self._function = _function(products.name)
+        self._function = products_entry(products.name)
         self._rounds = []
         for words in products.rounds:
             numbers = array("q", _front(words) + words)

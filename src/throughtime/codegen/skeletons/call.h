@@ -64,8 +64,11 @@ struct Units {
     const int64_t next = begin(part + 1);
     return next < width ? next : width;
   }
-  // Panels of a part, the last of which may be narrow or empty.
+  // Panels of a part, the last of which may be narrow or empty; of all parts; the first unit of one of those, and where its units end.
   int64_t panels() const { return ((grains() + parts - 1) / parts * grain + panel<T> - 1) / panel<T>; }
+  int64_t all_panels() const { return parts * panels(); }
+  int64_t first_of(int64_t number) const { return begin(number / panels()) + number % panels() * panel<T>; }
+  int64_t last_of(int64_t number) const { return end(number / panels()); }
 };
 
 using Parallel = void (*)(int64_t tasks, int64_t threads, void (*task)(void*, int64_t), void* context);

@@ -32,11 +32,10 @@ template <class Cell, class T, class Product>
 int64_t pack_product(const Call<Cell, T>& call, const Group<Cell, T>& group, int64_t width, T* to,
                      Share share = {}) {
   const Units<T> units = {width, call.team};
-  const int64_t each = units.panels(), count = each * call.team;
   int64_t passed = 0;
-  for (int64_t p = 0; p < count; ++p) {
-    const int64_t unit = units.begin(p / each) + p % each * panel<T>, end = units.end(p / each);
-    const bool mine = to && unit < end && share.has(p, count);
+  for (int64_t p = 0; p < units.all_panels(); ++p) {
+    const int64_t unit = units.first_of(p), end = units.last_of(p);
+    const bool mine = to && unit < end && share.has(p, units.all_panels());
     for (int net = 0; net < Product::nets; ++net)
       passed += pack_net<Cell, T, Product>(call, group, end, unit, net, mine ? to + passed : nullptr);
   }
@@ -82,10 +81,10 @@ int64_t pack_input(const Call<Cell, T>& call, const Group<Cell, T>& group, T* to
   for (int64_t k = 0; k < call.net_count; ++k) {
     const Matrix<T> w = input_matrix(group.reads[call.net_reads[k]]);
     const Units<T> units = units_of_read(call, call.net_reads[k]);
-    const int64_t each = units.panels(), count = each * units.parts;
-    for (int64_t p = 0; p < count; ++p, passed += call.depth * panel<T>) {
-      const int64_t unit = units.begin(p / each) + p % each * panel<T>, end = units.end(p / each);
-      if (to && unit < end && share.has(p, count)) call.routines->pack_panel(to + passed, w, false, unit, end, call.depth);
+    for (int64_t p = 0; p < units.all_panels(); ++p, passed += call.depth * panel<T>) {
+      const int64_t unit = units.first_of(p), end = units.last_of(p);
+      if (to && unit < end && share.has(p, units.all_panels()))
+        call.routines->pack_panel(to + passed, w, false, unit, end, call.depth);
     }
   }
   return passed;

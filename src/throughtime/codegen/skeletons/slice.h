@@ -99,14 +99,14 @@ struct Slice : Nets<Cell, T> {
   template <class Phase>
   void run(int64_t t) {
     const Units<T> units = {call.width_of(Phase::width), call.team};
-    const int64_t width = units.width, all = units.parts * units.panels();
+    const int64_t width = units.width;
     if (Phase::totals) memset((void*)totals.own, 0, size_t(count) * Phase::totals * sizeof(Vec<T>));
     const T* packed_phase = packed_here;
     bool made = false;
     // Every other step goes through the units backwards: what a cache still holds of the matrices is used first.
     back = now % 2;
     for (int64_t p = first_part(units.parts); p < end_part(units.parts); ++p) {
-      const Part part = {units.begin(p), units.end(p), p * units.panels(), all};
+      const Part part = {units.begin(p), units.end(p), p * units.panels(), units.all_panels()};
       if (part.begin >= part.end) continue;
       packed_here = packed_phase;
       run_part<Phase>(part, t);
