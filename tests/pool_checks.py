@@ -17,7 +17,7 @@ CHECKS = r"""
 #endif
 #define EXPORT extern "C" __attribute__((visibility("default")))
 typedef void (*Task)(void*, int64_t);
-typedef void (*Parallel)(int64_t tasks, int64_t threads, Task task, void* context);
+typedef void (*Parallel)(int64_t tasks, int64_t threads, int64_t nanoseconds, Task task, void* context);
 
 static int64_t now() {
   timespec t;
@@ -44,7 +44,7 @@ static void count_one(void* context, int64_t index) {
 EXPORT int64_t count(Parallel parallel, int64_t tasks, int64_t threads, int64_t nanoseconds,
                      int64_t* counts) {
   Count c = {counts, nanoseconds, 0, 0};
-  parallel(tasks, threads, count_one, &c);
+  parallel(tasks, threads, INT64_MAX, count_one, &c);
   return c.most;
 }
 
@@ -54,7 +54,7 @@ EXPORT int64_t hammer(Parallel parallel, int64_t jobs, int64_t most_threads) {
   for (int64_t j = 0; j < jobs; ++j) {
     int64_t counts[16] = {0}, tasks = j % 16;
     Count c = {counts, j % 7 * 300, 0, 0};
-    parallel(tasks, 1 + j % most_threads, count_one, &c);
+    parallel(tasks, 1 + j % most_threads, INT64_MAX, count_one, &c);
     for (int64_t i = 0; i < 16; ++i) wrong += counts[i] != (i < tasks);
   }
   return wrong;
@@ -64,11 +64,11 @@ struct Nest { Parallel parallel; int64_t* counts; pthread_t threads[64]; };
 static void inner(void* context, int64_t index) { __atomic_add_fetch((int64_t*)context + index, 1, 0); }
 static void outer(void* context, int64_t index) {
   Nest* n = (Nest*)context;
-  n->parallel(8, 4, inner, n->counts + 8 * index);
+  n->parallel(8, 4, INT64_MAX, inner, n->counts + 8 * index);
 }
 EXPORT void nested(Parallel parallel, int64_t* counts) {
   Nest n = {parallel, counts, {}};
-  parallel(8, 4, outer, &n);
+  parallel(8, 4, INT64_MAX, outer, &n);
 }
 
 struct Look { int64_t* found; pthread_t caller; };
@@ -82,7 +82,7 @@ static void look_at_mask(void* context, int64_t index) {
 }
 EXPORT void masks(Parallel parallel, int64_t tasks, int64_t* found) {
   Look l = {found, pthread_self()};
-  parallel(tasks, 4, look_at_mask, &l);
+  parallel(tasks, 4, INT64_MAX, look_at_mask, &l);
 }
 
 static void look_at_subnormal(void* context, int64_t index) {
@@ -95,7 +95,7 @@ EXPORT void subnormals(Parallel parallel, int64_t tasks, int64_t flush, int64_t*
   unsigned before = _mm_getcsr();
   if (flush) _mm_setcsr(before | 0x8040);
 #endif
-  parallel(tasks, 4, look_at_subnormal, found);
+  parallel(tasks, 4, INT64_MAX, look_at_subnormal, found);
 #if defined(__SSE__)
   _mm_setcsr(before);
 #endif
@@ -118,7 +118,7 @@ EXPORT void apart(Parallel parallel, int64_t jobs, int64_t* found) {
     timespec sleep = {0, 2000000};
     nanosleep(&sleep, nullptr);
     int before = sched_getcpu();
-    parallel(2, 2, look_at_processors, &a);
+    parallel(2, 2, INT64_MAX, look_at_processors, &a);
     if (sched_getcpu() != before || !worker) continue;
     found[0]++, found[1] += CPU_ISSET(before, &a.allowed) ? 1 : 0;
   }
@@ -135,10 +135,22 @@ static void look_who(void* context, int64_t) {
 // The thread that ran a task besides the caller; 0: none did.
 EXPORT int64_t other(Parallel parallel) {
   Who w = {syscall(SYS_gettid), 0};
-  parallel(6, 2, look_who, &w);
+  parallel(6, 2, INT64_MAX, look_who, &w);
   return w.other;
 }
 #endif
+
+struct Caller { pthread_t thread; int64_t nanoseconds; int64_t* by; };
+static void look_for_caller(void* context, int64_t index) {
+  Caller* c = (Caller*)context;
+  for (int64_t end = now() + c->nanoseconds; now() < end;) {}
+  c->by[index] = pthread_equal(pthread_self(), c->thread) != 0;
+}
+// Which tasks, `each` nanoseconds long, the caller ran itself; `said`: how long all are said to take.
+EXPORT void by_caller(Parallel parallel, int64_t tasks, int64_t said, int64_t each, int64_t* found) {
+  Caller c = {pthread_self(), each, found};
+  parallel(tasks, 4, said, look_for_caller, &c);
+}
 
 static void work(void* context, int64_t) { for (int64_t end = now() + *(int64_t*)context; now() < end;) {} }
 // The shortest time, in nanoseconds, that a job of one task a thread takes beyond its task.
@@ -146,7 +158,7 @@ EXPORT int64_t dispatch(Parallel parallel, int64_t threads, int64_t nanoseconds,
   int64_t best = 1ll << 60;
   for (int64_t i = 0; i < repeats; ++i) {
     int64_t start = now();
-    parallel(threads, threads, work, &nanoseconds);
+    parallel(threads, threads, INT64_MAX, work, &nanoseconds);
     int64_t taken = now() - start - nanoseconds;
     if (taken < best) best = taken;
   }

@@ -12,7 +12,7 @@ import torch
 import throughtime as tt
 from throughtime import runtime
 from throughtime.codegen.source import kernel_source, skeletons
-from throughtime.nn import counting
+from throughtime.nn import counting, teams
 from throughtime.nn.derived import Derived
 
 T, B, I, H = 4, 3, 7, 5  # noqa: E741
@@ -287,11 +287,7 @@ def test_panels_of_the_packed_matrices():
 def test_the_rule_of_the_cut_is_the_kernels():
     header = skeletons('#include "recurrence.h"')["recurrence.h"]
     assert int(re.search(r"useful = 1 \+ call\.work / (\d+);", header)[1]) == counting.WORK_OF_A_THREAD
-    assert int(re.search(r"int64_t smallest = (\d+);", header)[1]) == counting.SMALLEST_SLICE
-    assert (
-        int(re.search(r"useful = bytes / \((\d+) << 10\) / int64_t\(sizeof", header)[1]) << 10
-        == counting.SHARE_OF_A_MEMBER
-    )
+    assert int(re.search(r"int64_t smallest = (\d+),", header)[1]) == teams.SMALLEST_SLICE
     assert int(re.search(r"call\.rows \+ (\d+)\) \* size;", header)[1]) == counting.PACKING
 
 
@@ -308,23 +304,28 @@ def test_the_rule_of_the_cut_is_the_kernels():
     ],
 )
 def test_how_work_is_cut(packed, groups, steps, rows, threads, expected):
-    found = counting.cut(packed, groups, steps, rows, threads)
+    found = counting.cut(teams.Step(4, 0, 1, 0, 0), packed, groups, steps, rows, threads)
     assert (found.groups, found.slices, found.threads, found.team) == (*expected, 1)
 
 
 @pytest.mark.parametrize(
-    "packed, groups, rows, threads, phases, expected",
+    "hidden, rows, groups, threads, meeting, expected",
     [
-        (40_000, 1, 3, 8, 1, (1, 1, 6, 6)),  # no member below 24 KiB of the matrices
-        (100_000, 1, 9, 8, 1, (1, 2, 8, 4)),
-        (100_000, 2, 1, 2, 1, (2, 1, 2, 1)),
-        (100_000, 2, 1, 5, 1, (2, 1, 4, 2)),
-        (100_000, 1, 3, 8, 4, (1, 1, 4, 4)),  # four meetings a step
+        (48, 1, 1, 2, 200, 1),  # a step that is over before the two have met
+        (150, 1, 1, 2, 100, 2),
+        (150, 1, 1, 2, 1000, 1),  # where meetings take long
+        (512, 1, 1, 8, 100, 8),
+        (512, 1, 2, 8, 100, 4),
+        (512, 9, 1, 8, 100, 4),  # two slices
+        (512, 64, 1, 8, 100, 1),
     ],
 )
-def test_teams(packed, groups, rows, threads, phases, expected):
-    found = counting.cut(packed, groups, 100, rows, threads, phases=phases)
-    assert (found.groups, found.slices, found.threads, found.team) == expected
+def test_teams(hidden, rows, groups, threads, meeting, expected):
+    step = counting.one_step(
+        layer_of("gru").derived.programs[False].forward(False), {"hidden": hidden, "input": 5}, 1, 4
+    )
+    assert step == (4, 3 * hidden**2, 1, hidden, hidden)
+    assert teams.members(step, rows, groups, threads, meeting) == expected
 
 
 # ---- what is said

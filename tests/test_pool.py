@@ -18,6 +18,7 @@ import pytest
 
 from pool_checks import build_checks
 from throughtime import runtime
+from throughtime.runtime import pool as pool_module
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,7 @@ def checks() -> ctypes.CDLL:
     library.nested.argtypes, library.nested.restype = [pointer, pointer], None
     library.masks.argtypes, library.masks.restype = [pointer, number, pointer], None
     library.subnormals.argtypes, library.subnormals.restype = [pointer, number, number, pointer], None
+    library.by_caller.argtypes, library.by_caller.restype = [pointer, number, number, number, pointer], None
     library.dispatch.argtypes, library.dispatch.restype = [pointer, number, number, number], number
     return library
 
@@ -75,6 +77,31 @@ def test_sleeping_workers_wake_up(checks: ctypes.CDLL, parallel: int) -> None:
         time.sleep(0.02)
         checks.count(parallel, 4, 4, 1_000_000, counts)
     assert list(counts) == [5] * 4
+
+
+def test_the_first_task_is_the_callers(checks: ctypes.CDLL, parallel: int) -> None:
+    found, others = (ctypes.c_int64 * 6)(), 0
+    for _ in range(300):  # workers that spin are quicker than their caller
+        checks.by_caller(parallel, 6, 1 << 62, 20_000, found)
+        assert found[0] == 1
+        others += 6 - sum(found)
+    assert others > 0
+
+
+def test_sleeping_workers_are_not_woken_for_little(checks: ctypes.CDLL, parallel: int) -> None:
+    found = (ctypes.c_int64 * 6)()
+    for said, alone in ((90_000, True), (1 << 62, False), (90_000, True)):
+        time.sleep(0.02)
+        checks.by_caller(parallel, 6, said, 1_000_000, found)
+        assert (sum(found) == 6) == alone
+
+
+def test_how_long_a_meeting_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "_measured", [])
+    assert runtime.meeting_nanoseconds(measure=False) == pool_module.USUAL_MEETING
+    found = runtime.meeting_nanoseconds()
+    assert 5 < found < 100_000
+    assert runtime.meeting_nanoseconds() == runtime.meeting_nanoseconds(measure=False) == found
 
 
 def test_many_short_jobs(checks: ctypes.CDLL, parallel: int) -> None:

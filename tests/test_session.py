@@ -1,6 +1,7 @@
 """Sessions: one step at a time gives the numbers of the whole sequence."""
 
 import gc
+import time
 import weakref
 
 import pytest
@@ -82,6 +83,63 @@ def test_the_drop_ins_learned_states_and_narrow_dtypes():
     assert session.state.dtype == state.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("cell, hidden, batch", [("RNN", 600, 1), ("GRU", 400, 2), ("LSTM", 300, 9), ("LSTM", 20, 9)])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_threads_leave_the_bits_alone(cell, hidden, batch, layers, monkeypatch):
+    """Teams that share a step, slices of the batch, and steps that one thread makes alone between them."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    layer = getattr(tt, cell)(hidden, hidden, layers)
+    x = torch.randn(40, batch, hidden)
+    with torch.no_grad():
+        expected, last = layer(x)
+    session = layer.session(batch)
+    assert torch.equal(session.run(x), expected)
+    assert all(torch.equal(ours, its) for ours, its in zip(as_tuple(session.state), as_tuple(last), strict=True))
+    session.reset()
+    assert torch.equal(run(session, x), expected)
+    session.reset()
+    pieces = [session.step(x[0])[None].clone(), session.run(x[1:8])]
+    time.sleep(0.002)  # the pool's threads fall asleep, a step is not worth waking them
+    pieces += [session.step(x[8])[None].clone(), session.run(x[9:9]), session.step(x[9])[None].clone()]
+    middle = session.state
+    pieces.append(session.run(x[10:]))
+    assert torch.equal(torch.cat(pieces), expected)
+    session.reset(middle)
+    assert torch.equal(session.run(x[10:]), expected[10:])
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_runs_are_the_sequence(name):
+    layer = layer_of(name, layers_for(name), dtype=torch.float64)
+    x = torch.randn(T, 3, WORDS, dtype=torch.float64)
+    session, words = layer.session(3), torch.randint(WORDS, (T, 3))
+    with torch.no_grad():
+        torch.testing.assert_close(session.run(x.transpose(0, 1).contiguous().transpose(0, 1)), layer(x)[0])
+        session.reset()
+        torch.testing.assert_close(session.run(words), layer(words)[0])
+        batch_first = layer_of(name, layers_for(name), dtype=torch.float64, batch_first=True)
+        of_rows = batch_first.session(3)
+        torch.testing.assert_close(of_rows.run(x.transpose(0, 1)), layer(x)[0].transpose(0, 1))
+        of_rows.reset()
+        torch.testing.assert_close(of_rows.run(words.t()), layer(words)[0].transpose(0, 1))
+
+
+def test_both_ways_take_new_weights():
+    layer, x = layer_of("lstm", 2), torch.randn(T, 2, WORDS)
+    session = layer.session(2)
+    session.run(x)
+    session.step(x[0])
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.mul_(0.5)
+        expected, _ = layer(x)
+    session.refresh()
+    session.reset()
+    assert torch.equal(session.run(x), expected)
+    session.reset()
+    assert torch.equal(run(session, x), expected)
+
+
 def test_weights_are_taken_when_it_is_opened_and_by_refresh():
     layer, x = layer_of("gru"), torch.randn(1, WORDS)
     session = layer.session()
@@ -137,6 +195,27 @@ def test_a_step_makes_no_tensor_and_a_session_ends_with_its_last_name():
             lambda: tt.GRU(WORDS, H).session().step(torch.zeros(2, WORDS)),
             ValueError,
             r"expects x as \(1, 5\), got \(2, 5\)",
+        ),
+        (
+            lambda: tt.GRU(WORDS, H).session(2).run(torch.zeros(7, 3, WORDS)),
+            ValueError,
+            r"expects x as \(T, 2, 5\), got \(7, 3, 5\)",
+        ),
+        (
+            lambda: tt.GRU(WORDS, H, batch_first=True).session(2).run(torch.zeros(7, dtype=torch.int64)),
+            ValueError,
+            r"expects word numbers as \(2, T\), got \(7,\)",
+        ),
+        (lambda: tt.GRU(WORDS, H).session().run([1]), TypeError, "run expects a tensor, got list"),
+        (
+            lambda: tt.GRU(WORDS, H).session().run(torch.zeros(7, 1, WORDS, device="meta")),
+            RuntimeError,
+            "works on the CPU, the input is on meta: move it",
+        ),
+        (
+            lambda: tt.GRU(WORDS, H).session().run(torch.tensor([[5]])),
+            IndexError,
+            r"must lie in \[0, 5\), the vocabulary, got 5 to 5",
         ),
         (lambda: tt.GRU(WORDS, H).session().step("a"), TypeError, "expects a tensor or a word number, got str"),
         (lambda: tt.GRU(WORDS, H).session().step(5), IndexError, r"must lie in \[0, 5\), the vocabulary, got 5 to 5"),

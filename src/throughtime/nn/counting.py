@@ -13,15 +13,14 @@ from throughtime.codegen.phases import Phase, schedule
 from throughtime.nn.calls import Kind
 from throughtime.nn.kernels import Sizes, column_blocks, size_of
 from throughtime.nn.program import Plan, is_joint
-from throughtime.runtime import Compiler
+from throughtime.nn.teams import Step, members, slices, step_of
+from throughtime.runtime import Compiler, meeting_nanoseconds
 from throughtime.symbolic.functions import OPERATIONS
 from throughtime.symbolic.program import Recurrence
 
 # The rule of run_call in codegen/skeletons/recurrence.h.
 WORK_OF_A_THREAD = 2_000_000
 PACKING = 8  # multiply-adds that take as long as to pack a number
-SMALLEST_SLICE = 4
-SHARE_OF_A_MEMBER = 24 << 10
 
 
 @dataclass(frozen=True)
@@ -119,17 +118,17 @@ def packed_input(recurrence: Recurrence, sizes: Sizes, heads: int, panel: int) -
     return sum(-(-width // panel) * panel for width in widths) * size_of("input", sizes)
 
 
-def cut(
-    packed: int, groups: int, steps: int, rows: int, threads: int, size: int = 4, phases: int = 1, mapped: int = 0
-) -> Cut:
-    """`packed`: numbers of the packed matrices of one group, `mapped`: of its packed W; `size`: bytes of each;
-    `phases`: of a step, after each of which the threads of a team meet."""
-    useful = 1 + (steps * rows + PACKING) * (packed + mapped) * groups // WORK_OF_A_THREAD
-    threads = min(threads, useful)
-    share = -(-threads // groups)
-    slices = max(1, min(rows // SMALLEST_SLICE, share))
-    team = max(1, min(threads // (groups * slices), packed * size // SHARE_OF_A_MEMBER // phases))
-    return Cut(groups, slices, min(threads, groups * slices * team), team)
+def one_step(recurrence: Recurrence, sizes: Sizes, heads: int, size: int) -> Step:
+    """What threads that share a step have to do; `size`: bytes of a number."""
+    return step_of(recurrence, dict(_per_head(sizes, heads)), size)
+
+
+def cut(step: Step, packed: int, groups: int, steps: int, rows: int, threads: int) -> Cut:
+    """`packed`: numbers of the packed matrices of one group, and of its packed W."""
+    threads = min(threads, 1 + (steps * rows + PACKING) * packed * groups // WORK_OF_A_THREAD)
+    count = slices(rows, groups, threads)
+    team = members(step, rows, groups, threads, meeting_nanoseconds(measure=False))
+    return Cut(groups, count, min(threads, groups * count * team), team)
 
 
 def vector_bytes(compiler: Compiler) -> int:

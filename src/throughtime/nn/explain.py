@@ -190,8 +190,8 @@ class _Call:
             mapped = counting.packed_input(recurrence, kind.sizes, kind.heads, panel) if maps else 0
             steps = min(self.steps, self.layer.recompute or self.steps)
             phases = counting.phase_texts(recurrence)
-            threads = torch.get_num_threads()
-            cut = counting.cut(packed, groups, steps, self.rows, threads, dtype.itemsize, len(phases), mapped)
+            step = counting.one_step(recurrence, kind.sizes, kind.heads, dtype.itemsize)
+            cut = counting.cut(step, packed + mapped, groups, steps, self.rows, torch.get_num_threads())
             compiled = kernel.library() is not None if self.compiler else None
             size = (packed + mapped) * groups * dtype.itemsize
             found.append(KernelUse(recurrence.name, purpose, compiled, phases, cut, size))

@@ -1,21 +1,15 @@
-"""`layer.session(batch)`: a layer whose states and packed weights stay, for input that comes one step at a time."""
+"""`layer.session(batch)`: a layer whose states and packed weights stay, for input that comes step by step."""
 
 from __future__ import annotations
 
 import ctypes
-import weakref
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from throughtime.codegen.source import session_source
-from throughtime.nn.kernels import column_blocks
-from throughtime.nn.libraries import DTYPES, library
 from throughtime.nn.precision import NARROW
-from throughtime.nn.stack import bias_of
+from throughtime.nn.session_stage import Stage
 from throughtime.nn.states import State, checked_states, in_kind
 
 if TYPE_CHECKING:
@@ -23,11 +17,12 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """A stack that is given one step at a time, in evaluation mode and without gradients.
+    """A stack that is given one step at a time, or some, in evaluation mode and without gradients.
 
     `batch`: B, sequences side by side. The numbers are those of a call on the whole sequences. Weights are packed when
     the session is opened; `refresh` takes them anew. Nothing is allocated by a step, which gives its output in the same
-    tensor every time: copy what must outlive the next step. A session belongs to one thread at a time.
+    tensor every time: copy what must outlive the next step. A session belongs to one thread at a time. It works on as
+    many threads as torch had when it was opened, where that is faster.
 
     Raises NotImplementedError for layers that cannot be run step by step (both directions, reverse) or whose steps need
     more than x (signals, connections between layers), for heads, and for the reference backend.
@@ -36,13 +31,15 @@ class Session:
     def __init__(self, layer: Recurrent, batch: int = 1, state: Any = None) -> None:
         _check(layer, batch)
         self.layer, self.batch = layer, batch
-        self._stages = [_Stage(layer, level, batch) for level in range(layer.num_layers)]
+        self._stages = [Stage(layer, level, batch) for level in range(layer.num_layers)]
         first, last = self._stages[0], self._stages[-1]
         self.output = last.output[0]  # [B, H]
         self._dtype, self._width = first.dtype, layer.input_size
         self._x = torch.zeros(batch, layer.input_size, dtype=self._dtype)
-        self._handles = (ctypes.c_void_p * len(self._stages))(*(s.handle for s in self._stages))
-        self._run, self._count = first.library.tt_step, len(self._stages)
+        self._handles = (ctypes.c_void_p * len(self._stages))(*(s.stepping for s in self._stages))
+        self._step, self._count = first.library.tt_step, len(self._stages)
+        self._between = self._x.stride(0)
+        self._steps = True  # rather than runs
         self.reset(state)
 
     def step(self, x: Tensor | int) -> Tensor:
@@ -51,17 +48,18 @@ class Session:
 
         Raises TypeError, ValueError or IndexError for input of another shape, kind or range.
         """
+        if not self._steps:
+            self._switch(False)
         if x.__class__ is int or (isinstance(x, Tensor) and not x.dtype.is_floating_point):
             return self._step_words(x)
         if not isinstance(x, Tensor):
             raise TypeError(f"a step expects a tensor or a word number, got {type(x).__name__}")
         if x.shape != self._x.shape:
             raise ValueError(f"a step expects x as {tuple(self._x.shape)}, got {tuple(x.shape)}")
-        if not x.is_cpu:
-            raise RuntimeError(f"a session works on the CPU, the input is on {x.device}: move it with .to()")
-        if x.dtype != self._dtype or not x.is_contiguous():
+        if x.dtype != self._dtype or not x.is_contiguous() or not x.is_cpu:
+            _check_device(x)
             x = self._x.copy_(x.detach())
-        self._run(self._handles, self._count, x.data_ptr(), 0)
+        self._step(self._handles, self._count, x.data_ptr(), self._between, 0)
         return self.output
 
     def _step_words(self, words: Tensor | int) -> Tensor:
@@ -73,27 +71,70 @@ class Session:
             if self.batch != 1:
                 raise ValueError(f"a step of {self.batch} sequences expects as many word numbers, got one")
             low = high = words
-        if not 0 <= low <= high < self._width:
-            raise IndexError(f"word numbers must lie in [0, {self._width}), the vocabulary, got {low} to {high}")
+        self._check_words(low, high)
         first = self._stages[0]
         if first.reads_x or not first.maps_input:  # the step itself asks for the one-hot vector
             self._x.zero_()[torch.arange(self.batch), torch.as_tensor(words)] = 1
-            self._run(self._handles, self._count, self._x.data_ptr(), 0)
+            self._step(self._handles, self._count, self._x.data_ptr(), self._between, 0)
             return self.output
         table = first.rows_of_words()
+        between = table.stride(0)
         if self.batch == 1:
-            address = table.data_ptr() + low * table.stride(0) * table.itemsize
+            address = table.data_ptr() + low * between * table.itemsize
         else:
-            torch.index_select(table, 0, words, out=first.net[0])  # type: ignore[arg-type]
+            torch.index_select(table, 0, words, out=first.net)  # type: ignore[arg-type]
             address = first.net.data_ptr()
-        self._run(self._handles, self._count, address, 1)
+        self._step(self._handles, self._count, address, between, 1)
         return self.output
+
+    def run(self, x: Tensor) -> Tensor:
+        """Some steps at once: x [T, B, I] ([B, T, I] if the layer is `batch_first`), or int64 word numbers [T, B]
+        ([B, T]); returns the outputs [T, B, H] ([B, T, H]) of the last layer, a new tensor.
+
+        The same as so many `step`s, and faster: W x is made for many steps at a time, in every layer.
+        Raises TypeError, ValueError or IndexError for input of another shape, kind or range.
+        """
+        if not isinstance(x, Tensor):
+            raise TypeError(f"run expects a tensor, got {type(x).__name__}")
+        words, batch_first = not x.dtype.is_floating_point, self.layer.batch_first
+        width = () if words else (self._width,)
+        rows = x.shape[0 if batch_first else 1 :][:1]
+        if x.dim() != 2 + len(width) or rows != (self.batch,) or x.shape[2:] != width:
+            expected = ", ".join(map(str, ((self.batch, "T") if batch_first else ("T", self.batch)) + width))
+            raise ValueError(f"run expects {'word numbers' if words else 'x'} as ({expected}), got {tuple(x.shape)}")
+        _check_device(x)
+        x = x.detach().transpose(0, 1) if batch_first else x.detach()
+        given = 0
+        if words:
+            x, given = self._of_words(x)
+        x = x.to(self._dtype)
+        self._switch(True)
+        for stage in self._stages:
+            x, given = stage.run(x, given), 0
+        return x.transpose(0, 1) if batch_first else x
+
+    def _switch(self, many: bool) -> None:
+        for stage in self._stages:
+            stage.switch(many)
+        self._steps = not many
+
+    def _of_words(self, words: Tensor) -> tuple[Tensor, int]:
+        """What the first layer is given for these word numbers: W x where it maps its input, else one-hot vectors."""
+        if words.numel():
+            self._check_words(int(words.min()), int(words.max()))
+        first = self._stages[0]
+        if first.reads_x or not first.maps_input:
+            return torch.nn.functional.one_hot(words.long(), self._width).to(self._dtype), 0
+        return torch.nn.functional.embedding(words.long(), first.rows_of_words()), 1
+
+    def _check_words(self, low: int, high: int) -> None:
+        if not 0 <= low <= high < self._width:
+            raise IndexError(f"word numbers must lie in [0, {self._width}), the vocabulary, got {low} to {high}")
 
     def refresh(self) -> None:
         """Takes the layer's weights as they are now; the states stay."""
         for stage in self._stages:
             stage.take_weights(self.layer)
-            stage.library.tt_pack(stage.handle)
 
     def reset(self, state: Any = None) -> None:
         """Begins new sequences, from the layer's initial state or from `state`, as a call of the layer takes it."""
@@ -105,10 +146,10 @@ class Session:
     def state(self) -> Any:
         """A copy of the states, in the shapes of a call's final state: give it to `reset`, or to the layer."""
         for stage in self._stages:
-            stage.library.tt_store(stage.handle)
+            stage.store()
         states: list[State] = []
         for k in range(len(self.layer.state_names)):
-            parts = [stage.ends[k].clone() for stage in self._stages]
+            parts = [stage.states[k].clone() for stage in self._stages]
             states.append(torch.cat(parts) if self.layer.uniform else parts)
         kind = self.layer.any_weight.dtype
         found = [in_kind(s, kind) for s in states] if kind in NARROW else states
@@ -118,93 +159,16 @@ class Session:
         for level, stage in enumerate(self._stages):
             for k, state in enumerate(states):
                 if state is None:
-                    stage.starts[k].zero_()
+                    stage.states[k].zero_()
                 else:
                     own = state[level] if isinstance(state, list) else state[level : level + 1]
-                    stage.starts[k].copy_(own.detach())
-            stage.library.tt_load(stage.handle, origin)
+                    stage.states[k].copy_(own.detach())
+            stage.load(origin)
 
 
-class _Stage:
-    """One layer of a session: its tensors, which the compiled session knows by their addresses."""
-
-    def __init__(self, layer: Recurrent, level: int, batch: int) -> None:
-        self.level = level
-        weight = layer.any_weight
-        self.dtype = torch.float32 if weight.dtype in NARROW else weight.dtype
-        kind = layer.derived.kind(layer.sizes(level), (False,), (0,), False)
-        plan = kind.plan(False, self.dtype)
-        program, recurrence = kind.program, plan.kernel.recurrence
-        made: dict[str, Any] = {"dtype": self.dtype}
-        self.starts = [torch.zeros(1, batch, width, **made) for width in plan.ends]
-        self.ends = [torch.zeros(1, batch, width, **made) for width in plan.ends]
-        self.output = torch.zeros(1, batch, plan.joint_writes["out"], **made)
-        self.reads: dict[str, Tensor] = {}
-        self.maps_input, self.reads_x = "net" in program.reads, "x" in program.reads
-        inputs = layer.sizes(level)["input"]
-        own = self._own(layer)
-        self.weight = own.get("weight_ih", torch.empty(0)).clone()
-        self._table: Tensor | None = None
-        self.net = torch.zeros(1, batch, len(self.weight), **made)
-        for array in program.own:
-            if array == "net":
-                self.reads[array] = self.net
-            elif array == "x":
-                self.reads[array] = torch.zeros(1, batch, inputs, **made)
-            else:
-                self.reads[array] = self._constant(layer, own, array).clone()
-        self.matrices = [own[name].clone() for name in layer.derived.loops[False]]
-        tensors = [*self.starts, *self.reads.values(), *self.matrices, self.output, *self.ends]
-        numbers = plan.kernel.session_numbers(tensors, plan.groups[0], plan.numbers, batch)
-        rows = len(self.weight) if self.maps_input else 0
-        strides = self.weight.stride() if rows else (0, 0)
-        numbers += [self.weight.data_ptr(), *strides, rows, inputs, self.net.data_ptr()]
-        places = [(r.array, r.name) for r in recurrence.used_reads]
-        numbers.append(next((k for k, (array, _) in enumerate(places) if array == "x"), -1))
-        blocks = column_blocks(recurrence.reads, kind.sizes).get("net", {})
-        parts = [(k, blocks[name][0]) for k, (array, name) in enumerate(places) if array == "net"]
-        numbers += [len(parts), *(n for part in parts for n in part)]
-        self.library = _library(session_source(recurrence, DTYPES[self.dtype]), f"{recurrence.name}.session")
-        self.handle = self.library.tt_open(np.array(numbers, dtype=np.int64).ctypes.data)
-        if not self.handle:
-            raise MemoryError(f"{recurrence.name}: no memory for a session of {batch} sequences")
-        weakref.finalize(self, self.library.tt_close, self.handle)
-
-    def _own(self, layer: Recurrent) -> dict[str, Tensor]:
-        return {name: p.detach() for name, p in layer.own_parameters(self.level, 0).items()}
-
-    @staticmethod
-    def _constant(layer: Recurrent, own: dict[str, Tensor], array: str) -> Tensor:
-        return bias_of(layer, own) if array == "bias" else own[array]
-
-    def take_weights(self, layer: Recurrent) -> None:
-        own = self._own(layer)
-        if self.maps_input:
-            self.weight.copy_(own["weight_ih"])
-            self._table = None
-        for array, kept in self.reads.items():
-            if array not in ("net", "x"):
-                kept.copy_(self._constant(layer, own, array))
-        for name, kept in zip(layer.derived.loops[False], self.matrices, strict=True):
-            kept.copy_(own[name])
-
-    def rows_of_words(self) -> Tensor:
-        """W x of every word, [V, rows]."""
-        if self._table is None:
-            self._table = self.weight.t().contiguous()
-        return self._table
-
-
-@cache
-def _library(text: str, name: str) -> ctypes.CDLL:
-    found = library(text, name)
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    found.tt_open.argtypes, found.tt_open.restype = [pointer], pointer
-    found.tt_step.argtypes, found.tt_step.restype = [pointer, number, pointer, ctypes.c_int], None
-    for function in (found.tt_pack, found.tt_store, found.tt_close):
-        function.argtypes, function.restype = [pointer], None
-    found.tt_load.argtypes, found.tt_load.restype = [pointer, number], None
-    return found
+def _check_device(x: Tensor) -> None:
+    if not x.is_cpu:
+        raise RuntimeError(f"a session works on the CPU, the input is on {x.device}: move it with .to()")
 
 
 def _check(layer: Recurrent, batch: int) -> None:

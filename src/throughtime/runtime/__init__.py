@@ -10,7 +10,7 @@ from throughtime.runtime.cuda_driver import CudaError, Function, enter, load_fun
 from throughtime.runtime.entries import CacheInfo, cache_clear, cache_info
 from throughtime.runtime.location import CacheWarning
 from throughtime.runtime.nvrtc import Nvrtc, NvrtcNotFound, find_nvrtc
-from throughtime.runtime.pool import parallel_address
+from throughtime.runtime.pool import meeting_nanoseconds, parallel_address
 
 __all__ = [
     "Built",
@@ -33,6 +33,7 @@ __all__ = [
     "find_nvrtc",
     "load",
     "load_function",
+    "meeting_nanoseconds",
     "parallel_address",
     "shared_memory",
     "subscribe",

@@ -34,7 +34,7 @@ struct Region {
 
 void in_region(void* argument) {
   Region* region = static_cast<Region*>(argument);
-  if (pthread_equal(pthread_self(), region->caller)) return run_tasks();
+  if (pthread_equal(pthread_self(), region->caller)) return run_caller_tasks();
   static thread_local const int self = int(syscall(SYS_gettid));
   __atomic_store_n(region->neighbour, self, __ATOMIC_RELAXED);
   if (__atomic_fetch_add(&region->entered, 1, __ATOMIC_RELAXED) >= region->helpers) return;

@@ -1,7 +1,8 @@
 // One small pool of threads for all kernels of the process.
 //
 // tt_parallel runs task(context, 0) ... task(context, tasks - 1), each once, on the calling thread and at most
-// threads - 1 workers, and returns when all are done. Which thread runs which index is not defined.
+// threads - 1 workers, and returns when all are done. Index 0 is the calling thread's; which runs another is not defined.
+// `nanoseconds`: how long they would take one thread, roughly. Workers that sleep are not woken for little.
 //
 // It needs no C++ runtime library and has no constructors. Every worker has its own mailbox, so that only as many
 // are woken as are wanted. A job is open while its number stands in `open_job`; a worker announces itself in
@@ -25,9 +26,14 @@ namespace {
 typedef void (*Task)(void* context, int64_t index);
 
 const int64_t max_workers = 255;
-// Waking a sleeping thread costs 5 to 50 microseconds, and the next job (the next layer, the next direction) often
-// comes sooner than that; spinning for longer would take a core from somebody else for nothing.
-const int64_t spin_nanoseconds = 40000;
+// On a virtual machine waking a sleeping thread takes the caller 15 microseconds and the thread 50; the next job (the next
+// layer, the backward pass) often comes within some hundred. Spinning for longer would take a core from somebody else for
+// nothing: torch's own threads do so for some thousand.
+const int64_t spin_nanoseconds = 300000;
+// Who woke too late for a short job would be asleep again before the next, and always too late: so the time is counted
+// from a job's end, up to this much.
+const int64_t longest_spin_nanoseconds = 600000;
+const int64_t worth_waking_nanoseconds = 100000;  // one thread has done that before another is of use
 // Kernels keep small tiles on the stack; musl and macOS would give a thread 128 or 512 KiB.
 const size_t stack_bytes = size_t(2) << 20;
 
@@ -110,16 +116,20 @@ int64_t now() {
   return int64_t(time.tv_sec) * 1000000000 + time.tv_nsec;
 }
 
-// Spin until *place differs from `value`, or equals it when `until_equal`; false when the time is over.
+// Spin until *place is (not) `value`; false when the time is over.
 template <class T>
-bool spin(const T* place, T value, bool until_equal) {
-  const int64_t deadline = now() + spin_nanoseconds;
+bool spin(const T* place, T value, bool equal, bool from_end_of_job) {
+  int64_t time = now(), deadline = time + spin_nanoseconds;
+  const int64_t last = time + longest_spin_nanoseconds;
   do {
     for (int i = 0; i < 16; ++i) {
-      if ((load(place) == value) == until_equal) return true;
+      if ((load(place) == value) == equal) return true;
       pause();
     }
-  } while (now() < deadline);
+    time = now();
+    if (from_end_of_job && __atomic_load_n(&pool.busy, __ATOMIC_RELAXED))
+      deadline = time + spin_nanoseconds < last ? time + spin_nanoseconds : last;
+  } while (time < deadline);
   return false;
 }
 
@@ -131,12 +141,17 @@ void run_tasks() {
   }
 }
 
+void run_caller_tasks() {
+  pool.task(pool.context, 0);  // which nobody else takes
+  run_tasks();
+}
+
 #include "openmp.h"
 
 // Wait for a job newer than `seen`. Either the worker sees the new number or the caller sees it sleeping, because
 // each writes its own word before it reads the other's.
 uint64_t wait_for_job(Worker* worker, uint64_t seen) {
-  if (!spin(&worker->job, seen, false)) {
+  if (!spin(&worker->job, seen, false, true)) {
     pthread_mutex_lock(&worker->mutex);
     store(&worker->sleeping, 1);
     while (load(&worker->job) == seen) pthread_cond_wait(&worker->wake, &worker->mutex);
@@ -189,7 +204,7 @@ void offer(Worker* worker, uint64_t job) {
 }
 
 void wait_until_left() {
-  if (spin(&pool.active, int64_t(0), true)) return;
+  if (spin(&pool.active, int64_t(0), true, false)) return;
   pthread_mutex_lock(&pool.mutex);
   store(&pool.caller_sleeping, 1);
   while (load(&pool.active) != 0) pthread_cond_wait(&pool.done, &pool.mutex);
@@ -244,10 +259,9 @@ void grow(int64_t wanted) {
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) void tt_parallel(int64_t tasks, int64_t threads, Task task,
-                                                                   void* context) {
-  // A call from inside a task, or from a second thread of the program, finds the pool busy and does its work
-  // itself.
+extern "C" __attribute__((visibility("default"))) void tt_parallel(int64_t tasks, int64_t threads,
+                                                                   int64_t nanoseconds, Task task, void* context) {
+  // A call from inside a task, or from a second thread of the program, finds the pool busy and works alone.
   if (tasks <= 1 || threads <= 1 || __atomic_exchange_n(&pool.busy, 1, __ATOMIC_ACQUIRE)) {
     for (int64_t index = 0; index < tasks; ++index) task(context, index);
     return;
@@ -258,7 +272,7 @@ extern "C" __attribute__((visibility("default"))) void tt_parallel(int64_t tasks
   pool.context = context;
   pool.tasks = tasks;
   pool.float_control = get_float_control();
-  pool.next = 0;
+  pool.next = 1;
   if (run_on_openmp(helpers)) {
     __atomic_store_n(&pool.busy, 0, __ATOMIC_RELEASE);
     return;
@@ -267,9 +281,10 @@ extern "C" __attribute__((visibility("default"))) void tt_parallel(int64_t tasks
   if (helpers > pool.size) helpers = pool.size;
   const uint64_t job = ++pool.last_job;
   store(&pool.open_job, job);
-  for (int64_t i = 0; i < helpers; ++i) offer(&pool.workers[i], job);
+  for (int64_t i = 0; i < helpers; ++i)
+    if (nanoseconds >= worth_waking_nanoseconds || !load(&pool.workers[i].sleeping)) offer(&pool.workers[i], job);
 
-  run_tasks();
+  run_caller_tasks();
   store(&pool.open_job, uint64_t(0));
   wait_until_left();
   __atomic_store_n(&pool.busy, 0, __ATOMIC_RELEASE);
@@ -280,3 +295,5 @@ extern "C" __attribute__((visibility("default"))) void tt_use_openmp(void* paral
   forget_after_fork();
   if (pool.at_fork) openmp = reinterpret_cast<OpenMP>(parallel);
 }
+
+#include "meeting.h"

@@ -10,14 +10,15 @@ from pathlib import Path
 
 from throughtime.runtime.cache import build, load
 
-__all__ = ["parallel_address"]
+__all__ = ["meeting_nanoseconds", "parallel_address"]
 
 
 @functools.cache
 def _library() -> ctypes.CDLL:
     folder = resources.files("throughtime.runtime")
-    texts = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in ("pool.cpp", "openmp.h")}
+    texts = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in ("pool.cpp", "openmp.h", "meeting.h")}
     library = load(build("pool", texts, "pool.cpp").path)
+    library.tt_meeting.restype = ctypes.c_int64
     openmp = _openmp()
     if openmp is not None:
         library.tt_use_openmp(openmp)
@@ -42,10 +43,12 @@ def _openmp() -> ctypes.c_void_p | None:
 def parallel_address() -> int:
     """The address of the function with which a kernel runs its tasks on several threads.
 
-    ``void tt_parallel(int64_t tasks, int64_t threads, void (*task)(void* context, int64_t index),
+    ``void tt_parallel(int64_t tasks, int64_t threads, int64_t nanoseconds, void (*task)(void* context, int64_t index),
     void* context)``
     calls ``task(context, index)`` once for every ``0 <= index < tasks``, on the calling thread and at most
-    ``threads - 1`` others, in no particular order, and returns when all are done. Calls from inside a task,
+    ``threads - 1`` others, in no particular order but for index 0, which is the calling thread's, and returns when all
+    are done. ``nanoseconds`` says how long they would take one thread, roughly: threads that sleep are not woken for
+    little. Calls from inside a task,
     and calls that come while another thread of the program is using the pool, run on the calling thread
     alone. After a fork the child starts threads of its own. The others are the pool's own threads; or those of torch's
     OpenMP, as long as these spin after an operator of torch's.
@@ -57,3 +60,21 @@ def parallel_address() -> int:
     address = ctypes.cast(_library().tt_parallel, ctypes.c_void_p).value
     assert address is not None
     return address
+
+
+USUAL_MEETING = 100
+"""Nanoseconds, between cores that share a cache."""
+_measured: list[int] = []
+
+
+def meeting_nanoseconds(measure: bool = True) -> int:
+    """How long two threads of the pool take to wait for each other, at best: measured once, in some 0.1 ms. A machine
+    that has no second thread to spare at that moment is taken for a usual one, and so is one that has not been measured
+    yet, unless it is to be."""
+    if not _measured and measure:
+        for _ in range(3):  # the first wakes the second thread
+            found = _library().tt_meeting()
+            if found:
+                break
+        _measured.append(found or USUAL_MEETING)
+    return _measured[0] if _measured else USUAL_MEETING

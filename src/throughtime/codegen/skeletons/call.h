@@ -71,7 +71,8 @@ struct Units {
   int64_t last_of(int64_t number) const { return end(number / panels()); }
 };
 
-using Parallel = void (*)(int64_t tasks, int64_t threads, void (*task)(void*, int64_t), void* context);
+using Parallel = void (*)(int64_t tasks, int64_t threads, int64_t nanoseconds, void (*task)(void*, int64_t),
+                          void* context);
 
 struct Team;
 
@@ -80,6 +81,7 @@ struct Call {
   int64_t steps, rows, groups, threads, origin;
   Parallel parallel;
   const Routines<T>* routines;
+  int64_t most_members;  // of a team
   int64_t width[Cell::widths];
   Group<Cell, T>* group;
   // Reads that are W x: how many, which, and of every read the first column among these, or -1. W stands where such a
@@ -107,14 +109,18 @@ struct Call {
     if (!net_count) return a;
     x = {(const T*)a[0], a[1], a[2]}, depth = a[3];
     a += 4;
+    for (int64_t k = 0; k < net_count; ++k) net_reads[k] = *a++;
+    place_nets();
+    return a;
+  }
+
+  void place_nets() {
     for (int64_t k = 0; k < net_count; ++k) {
-      net_reads[k] = *a++;
       net_column[net_reads[k]] = net_columns;
       net_columns += padded(Cell::read_width[net_reads[k]]);
     }
     // Vectors a large power of two apart would all fall into the same few lines of a cache.
     if (net_columns * int64_t(sizeof(T)) % 1024 == 0) net_columns += panel<T>;
-    return a;
   }
 
   int64_t padded(int index) const { return (width[index] + panel<T> - 1) / panel<T> * panel<T>; }

@@ -9,7 +9,8 @@
 
 namespace tt {
 
-using Parallel = void (*)(int64_t tasks, int64_t threads, void (*task)(void*, int64_t), void* context);
+using Parallel = void (*)(int64_t tasks, int64_t threads, int64_t nanoseconds, void (*task)(void*, int64_t),
+                          void* context);
 
 constexpr int64_t task_elements = 1 << 14;  // about 10 microseconds: less is not worth waking a thread
 constexpr int64_t strip_columns = 512;      // of the bias' gradient: sums that stay in the first-level cache
@@ -97,7 +98,7 @@ struct CrossEntropy {
   void run(Parallel parallel, int64_t threads) {
     const int64_t tall = rows_of_task();
     parallel(
-        (rows + tall - 1) / tall, threads,
+        (rows + tall - 1) / tall, threads, rows * classes,
         [](void* context, int64_t task) {
           const auto& self = *(const CrossEntropy*)context;
           const int64_t tall = self.rows_of_task();
@@ -106,7 +107,7 @@ struct CrossEntropy {
         this);
     if (bias_gradient)
       parallel(
-          (classes + strip_columns - 1) / strip_columns, threads,
+          (classes + strip_columns - 1) / strip_columns, threads, rows * classes / 4,
           [](void* context, int64_t task) {
             const auto& self = *(const CrossEntropy*)context;
             const int64_t first = task * strip_columns, end = first + strip_columns;

@@ -11,36 +11,35 @@ namespace tt {
 template <class T, int Count>
 __attribute__((noinline)) void direct(const T* from, int64_t row_step, int64_t depth, int64_t chain,
                                       const T* const* vectors, T* const* out) {
-  Vec<T> sum[Count][2] = {}, total[Count][2] = {};
-  for (int64_t k = 0; k < depth; k += lanes<T>) {
-    const int n = int(depth - k < lanes<T> ? depth - k : lanes<T>);
+  Vec<T> total[Count][2] = {};
+  for (int64_t k = 0, end; k < depth; k = end) {
+    end = k + chain < depth ? k + chain : depth;
+    Vec<T> sum[Count][2] = {};
+    int64_t at = k;
+    for (; at + lanes<T> <= end; at += lanes<T>)
 #pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      Vec<T> column[lanes<T>];
-      const T* square = from + half * lanes<T> * row_step + k;
-      // So many rows at once are more than the processor foresees.
+      for (int half = 0; half < 2; ++half) {
+        Vec<T> column[lanes<T>];
+        const T* square = from + half * lanes<T> * row_step + at;
 #pragma GCC unroll 16
-      for (int j = 0; j < lanes<T>; ++j) __builtin_prefetch(square + j * row_step + 4 * lanes<T>, 0, 2);
-      if (n == lanes<T>) {
+        for (int j = 0; j < lanes<T> && !reads_ahead; ++j)
+          __builtin_prefetch(square + j * row_step + 4 * lanes<T>, 0, 2);
         load_transposed(square, row_step, column);
 #pragma GCC unroll 16
         for (int j = 0; j < lanes<T>; ++j)
 #pragma GCC unroll 4
-          for (int v = 0; v < Count; ++v) sum[v][half] = fma(splat(vectors[v][k + j]), column[j], sum[v][half]);
-      } else {
-        load_transposed(square, row_step, column, lanes<T>, n);
-        for (int j = 0; j < n; ++j)
-          for (int v = 0; v < Count; ++v) sum[v][half] = fma(splat(vectors[v][k + j]), column[j], sum[v][half]);
+          for (int v = 0; v < Count; ++v) sum[v][half] = fma(splat(vectors[v][at + j]), column[j], sum[v][half]);
       }
+    for (int half = 0; half < 2 && at < end; ++half) {
+      Vec<T> column[lanes<T>];
+      load_transposed(from + half * lanes<T> * row_step + at, row_step, column, lanes<T>, int(end - at));
+      for (int j = 0; j < int(end - at); ++j)
+        for (int v = 0; v < Count; ++v) sum[v][half] = fma(splat(vectors[v][at + j]), column[j], sum[v][half]);
     }
-    if ((k + lanes<T>) % chain && k + lanes<T> < depth) continue;
 #pragma GCC unroll 4
     for (int v = 0; v < Count; ++v)
 #pragma GCC unroll 2
-      for (int half = 0; half < 2; ++half) {
-        total[v][half] = k < chain ? sum[v][half] : total[v][half] + sum[v][half];
-        sum[v][half] = Vec<T>{};
-      }
+      for (int half = 0; half < 2; ++half) total[v][half] = k ? total[v][half] + sum[v][half] : sum[v][half];
   }
 #pragma GCC unroll 4
   for (int v = 0; v < Count; ++v)

@@ -25,6 +25,8 @@ struct MatrixProduct {
   int64_t cleared;  // rows of `out` of which those that are not in row_list become 0; 0: they stay as they are
   int64_t row_tasks, column_tasks;
 
+  // In multiply-adds, of which a thread does some thirty while it writes a number of a result that no cache holds.
+  int64_t work() const { return rows * columns * (depth + 32); }
   int64_t row(int64_t i) const { return row_list ? row_list[i] : i; }
   int64_t step(int64_t k) const { return depth_list ? depth_list[k] : k; }
 
@@ -191,8 +193,7 @@ struct Products {
   // How one product is cut into tasks: as many as are worth a thread's waking, long before square, so that little is
   // packed twice.
   static void cut(MatrixProduct<T>& p, int64_t threads) {
-    const int64_t work = p.rows * p.columns * p.depth;
-    int64_t tasks = threads > 1 ? 1 + work / 2000000 : 1;
+    int64_t tasks = threads > 1 ? 1 + p.work() / 2000000 : 1;
     if (tasks > threads) tasks = threads;
     p.row_tasks = p.column_tasks = 1;
     while (p.row_tasks * p.column_tasks * 2 <= tasks) {
@@ -246,14 +247,14 @@ int run_products(const int64_t* a) {
   int64_t tasks = 0, work = 0;
   for (int64_t k = 0; k < count; ++k) {
     a = products.all[k].parse(a);
-    work += products.all[k].rows * products.all[k].columns * products.all[k].depth;
+    work += products.all[k].work();
   }
   if (work < alone) threads = 1;
   for (int64_t k = 0; k < count; ++k) {
     Products<T>::cut(products.all[k], threads);
     tasks += products.all[k].row_tasks * products.all[k].column_tasks;
   }
-  parallel(tasks, threads, [](void* context, int64_t task) { ((Products<T>*)context)->run(task); }, &products);
+  parallel(tasks, threads, work / 100, [](void* context, int64_t task) { ((Products<T>*)context)->run(task); }, &products);
   free(products.all);
   return products.failed;
 }

@@ -18,6 +18,7 @@ bool lead(Slice<Cell, T>& slice, Call<Cell, T>& call, int64_t number, int64_t ro
   if (slice.members > 1) slice.team->meet();  // every member has what it needs, or has said that it has not
   if (!open || (slice.members > 1 && slice.team->unable)) return false;
   slice.loop(typename Cell::Phases{});
+  if (slice.members > 1) slice.team->meet();  // the rows' memory is freed when all are done with it
   slice.store_states();
   return true;
 }
@@ -33,6 +34,7 @@ bool work_for(Slice<Cell, T>& slice, Team& team, int64_t room) {
   team.meet();
   if (team.unable) return able;
   slice.loop(typename Cell::Phases{});
+  if (!slice.left) team.meet();
   return true;
 }
 
@@ -66,14 +68,23 @@ bool deal(const Call<Cell, T>& call, Group<Cell, T>& group) {
 
 // ---- one call ---------------------------------------------------------------------------------
 
-// Threads for each slice: as many as there are, each with a share of the matrices that is worth meeting for.
-template <class Cell, class T, class... Phases>
-int64_t team_size(const Call<Cell, T>& call, Sequence<Phases...> phases) {
-  const int64_t share = call.threads / (call.groups * call.slices);
-  if (share < 2 || !Team::allowed()) return 1;
-  const int64_t bytes = pack_phases(call, call.group[0], (T*)nullptr, phases) * int64_t(sizeof(T));
-  const int64_t useful = bytes / (24 << 10) / int64_t(sizeof...(Phases));  // they meet after each
-  return useful < 1 ? 1 : useful < share ? useful : share;
+// The sequences are shared out over slices: fewer than `smallest` share one reading of the weights better than two threads
+// would. Threads that are left become teams, as large as is worth it.
+template <class Cell, class T>
+void share_out(Call<Cell, T>& call) {
+  const int64_t smallest = 4, share = (call.threads + call.groups - 1) / call.groups;
+  call.slices = call.rows / smallest < share ? call.rows / smallest : share;
+  if (call.slices < 1) call.slices = 1;
+  call.team = call.threads / (call.groups * call.slices);
+  if (call.team > call.most_members) call.team = call.most_members;
+  if (call.team < 1) call.team = 1;
+}
+
+// Numbers for the net results of a slice of so many rows.
+template <class Cell, class T>
+int64_t net_room(int64_t rows) {
+  const int64_t least = rows * most_nets<Cell, T>(typename Cell::Phases{}) * panel<T>;
+  return least > Slice<Cell, T>::net_room ? least : Slice<Cell, T>::net_room;
 }
 
 inline Team* allocate_teams(int64_t count) {
@@ -88,8 +99,8 @@ template <class Cell, class T>
 int run_call(const int64_t* a) {
   Call<Cell, T> call = {};
   call.steps = a[0], call.rows = a[1], call.groups = a[2], call.threads = a[3];
-  call.origin = a[4], call.parallel = (Parallel)a[5], call.routines = (const Routines<T>*)a[6];
-  a += 7;
+  call.origin = a[4], call.parallel = (Parallel)a[5], call.routines = (const Routines<T>*)a[6], call.most_members = a[7];
+  a += 8;
   for (int k = 0; k < Cell::widths; ++k) call.width[k] = *a++;
   call.group = (Group<Cell, T>*)calloc(size_t(call.groups), sizeof(Group<Cell, T>));
   call.packed = (T**)calloc(size_t(call.groups), sizeof(T*));
@@ -109,12 +120,8 @@ int run_call(const int64_t* a) {
   // A sleeping thread wakes in some 20 microseconds: each must have more multiply-adds than are done in that time.
   const int64_t useful = 1 + call.work / 2000000;
   if (call.threads > useful) call.threads = useful;
-  // Fewer sequences than this share one reading of the weights better than two threads would.
-  const int64_t smallest = 4;
-  const int64_t share = (call.threads + call.groups - 1) / call.groups;
-  call.slices = call.rows / smallest < share ? call.rows / smallest : share;
-  if (call.slices < 1) call.slices = 1;
-  call.team = team_size(call, typename Cell::Phases{});
+  share_out(call);
+  if (!Team::allowed()) call.team = 1;
   int64_t apart = pack_phases(call, call.group[0], (T*)nullptr, typename Cell::Phases{});
   call.packed_input = -1;  // W that is read once is packed where it is read
   if (call.net_count && (call.slices > 1 || Input<Cell, T>::steps_of(call, call.rows) < call.steps))
@@ -132,10 +139,12 @@ int run_call(const int64_t* a) {
   for (int64_t g = 0; g < call.groups && call.slices > 1 && !call.failed; ++g)
     if (call.group[g].lengths) call.failed = !deal(call, call.group[g]);
   if (call.team > 1) call.failed |= !(call.teams = allocate_teams(call.groups * call.slices));
+  // The members of a team wait for one another, so each is woken.
+  const int64_t alone = call.team > 1 ? INT64_MAX : call.work / 100;
   if (!call.failed && call.rows > 0) {
     if (packs)
       call.parallel(
-          call.groups * call.slices * call.team, call.threads,
+          call.groups * call.slices * call.team, call.threads, alone,
           [](void* context, int64_t task) {
             auto& c = *(Call<Cell, T>*)context;
             const int64_t parts = c.slices * c.team, g = task / parts;
@@ -145,15 +154,14 @@ int run_call(const int64_t* a) {
           },
           &call);
     call.parallel(
-        call.groups * call.slices * call.team, call.threads,
+        call.groups * call.slices * call.team, call.threads, alone,
         [](void* context, int64_t task) {
           auto& c = *(Call<Cell, T>*)context;
           const int64_t member = task % c.team, s = task / c.team % c.slices, g = task / c.team / c.slices;
           const int64_t first = c.first_of(s), last = c.first_of(s + 1);
           Slice<Cell, T> slice(c, c.group[g], c.packed[g], first, last - first);
           slice.packed_input = c.packed[g] && c.packed_input >= 0 ? c.packed[g] + c.packed_input : nullptr;
-          const int64_t least = (last - first) * most_nets<Cell, T>(typename Cell::Phases{}) * panel<T>;
-          const int64_t room = least > slice.net_room ? least : slice.net_room;
+          const int64_t room = net_room<Cell, T>(last - first);
           if (!(member ? work_for(slice, c.teams[task / c.team], room) : lead(slice, c, task / c.team, room)))
             __atomic_store_n(&c.failed, 1, __ATOMIC_RELAXED);
           slice.release();

@@ -28,9 +28,13 @@ struct Slice : Nets<Cell, T> {
   bool left = false;  // this member has left its team
   const T* packed_input = nullptr;
   Input<Cell, T> input;
-  int64_t now = 0;  // which step is being made
+  int64_t now = 0;        // which step is being made
+  int64_t exchanged = 0;  // how many have been
 
   using Base::Base;
+
+  static void* operator new(size_t bytes) noexcept { return malloc(bytes); }
+  static void operator delete(void* slice) { free(slice); }
 
   int64_t time_of(int64_t k) const { return group.reverse ? call.steps - 1 - k : k; }
   bool is_active(int64_t r, int64_t t) const { return !group.lengths || call.origin + t < group.lengths[sequence(r)]; }
@@ -104,7 +108,7 @@ struct Slice : Nets<Cell, T> {
     const T* packed_phase = packed_here;
     bool made = false;
     // Every other step goes through the units backwards: what a cache still holds of the matrices is used first.
-    back = now % 2;
+    back = (call.origin + now) % 2;
     for (int64_t p = first_part(units.parts); p < end_part(units.parts); ++p) {
       const Part part = {units.begin(p), units.end(p), p * units.panels(), units.all_panels()};
       if (part.begin >= part.end) continue;
@@ -197,18 +201,22 @@ struct Slice : Nets<Cell, T> {
       packed_here = packed;
       ((left ? void() : run<Phases>(t)), ...);
       if (left) return;
-      for (int64_t i = 0; i < count; ++i)
-        for (int c = 0; c < Cell::carries; ++c) {
-          T*& seen = buffer[active[i] * per_row + c];
-          T*& made = next[active[i] * Cell::carries + c];
-          T* swapped = seen;
-          seen = made;
-          made = swapped;
-        }
+      for (int64_t i = 0; i < count; ++i) exchange(active[i]);
+      ++exchanged;
       if (Cell::sums && (k + 1) % flush_steps == 0) flush();
     }
     if (Cell::sums) flush();
-    if (members > 1) team->meet();  // the rows' memory is the leader's, who frees it when all are done with it
+  }
+
+  // What a step has made is what the next one sees.
+  void exchange(int64_t r) {
+    for (int c = 0; c < Cell::carries; ++c) {
+      T*& seen = buffer[r * per_row + c];
+      T*& made = next[r * Cell::carries + c];
+      T* swapped = seen;
+      seen = made;
+      made = swapped;
+    }
   }
 };
 

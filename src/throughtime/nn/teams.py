@@ -1,0 +1,74 @@
+"""How many threads share the units of one step: a model of what that saves, and of what their meetings cost here."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from throughtime.codegen.phases import schedule
+from throughtime.symbolic.graph import Width
+from throughtime.symbolic.program import Recurrence
+
+Sizes = dict[Width, int]
+
+SMALLEST_SLICE = 4
+"""Fewer sequences than this share one reading of the weights better than two threads would; recurrence.h says the
+same."""
+NEAR, FAR, NEAR_BYTES = 150, 30, 1 << 20
+"""Bytes that a thread reads in a nanosecond of a matrix that its own caches hold, and of a larger one."""
+ROWS_OF_ONE_READING = 2.7
+"""Multiply-adds of so many sequences take as long as reading a matrix once from a near cache."""
+OF_A_UNIT = 0.6
+"""Nanoseconds that the pointwise part takes for one unit in one phase."""
+OF_A_LINE, LINE_BYTES = 0.35, 64
+"""To get a cache line that another thread has written, and to be allowed to write it anew, takes this part of a
+meeting."""
+
+
+class Step(NamedTuple):
+    """One step of one group, for one sequence. `size`: bytes of a number; `matrix`: numbers of the matrices; `units`:
+    that its phases make, after each of which the members of a team meet; `exchanged`: numbers that products read, which
+    all members have a part in."""
+
+    size: int
+    matrix: int
+    phases: int
+    units: int
+    exchanged: int
+
+
+def step_of(recurrence: Recurrence, sizes: Sizes, size: int) -> Step:
+    """`sizes`: of every symbolic width, per head."""
+
+    def width(of: Width) -> int:
+        return sizes[of] if of in sizes else int(of)
+
+    phases = schedule(recurrence).phases
+    matrix = exchanged = 0
+    for phase in phases:
+        for product in phase.products:
+            depth = sum(width(v.width) for v in product.vectors)
+            matrix += width(phase.width) * depth * len(product.nets)
+            exchanged += depth
+    return Step(size, matrix, len(phases), sum(width(p.width) for p in phases), exchanged)
+
+
+def slices(rows: int, groups: int, threads: int) -> int:
+    """How many threads share the sequences of one group."""
+    return max(1, min(rows // SMALLEST_SLICE, -(-threads // groups)))
+
+
+def members(step: Step, rows: int, groups: int, threads: int, meeting: int) -> int:
+    """Threads for each slice of a group of `rows` sequences. `meeting`: nanoseconds of one between two threads."""
+    count = slices(rows, groups, threads)
+    most, rows = threads // (groups * count), -(-rows // count)
+
+    def nanoseconds(team: int) -> float:
+        own = step.matrix * step.size / team
+        reading = own / (NEAR if own <= NEAR_BYTES else FAR)
+        found = max(reading, own / NEAR * rows / ROWS_OF_ONE_READING) + OF_A_UNIT * rows * step.units / team
+        if team > 1:
+            lines = rows * step.exchanged * step.size / LINE_BYTES * (team - 1) / team
+            found += meeting * (step.phases * (1 + (team - 2) / 4) + OF_A_LINE * lines)
+        return found
+
+    return min(range(1, most + 1), key=nanoseconds, default=1)
