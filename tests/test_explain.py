@@ -287,7 +287,7 @@ def test_panels_of_the_packed_matrices():
 def test_the_rule_of_the_cut_is_the_kernels():
     header = skeletons('#include "recurrence.h"')["recurrence.h"]
     assert int(re.search(r"useful = 1 \+ call\.work / (\d+);", header)[1]) == counting.WORK_OF_A_THREAD
-    assert int(re.search(r"int64_t smallest = (\d+),", header)[1]) == teams.SMALLEST_SLICE
+    assert int(re.search(r"int64_t near = (\d+),", header)[1]) == teams.SMALLEST_SLICE
     assert int(re.search(r"call\.rows \+ (\d+)\) \* size;", header)[1]) == counting.PACKING
 
 
@@ -316,8 +316,10 @@ def test_how_work_is_cut(packed, groups, steps, rows, threads, expected):
         (150, 1, 1, 2, 1000, 1),  # where meetings take long
         (512, 1, 1, 8, 100, 8),
         (512, 1, 2, 8, 100, 4),
-        (512, 9, 1, 8, 100, 4),  # two slices
-        (512, 64, 1, 8, 100, 1),
+        (300, 9, 1, 8, 100, 4),  # two slices
+        (512, 104, 1, 8, 100, 1),
+        (512, 64, 1, 8, 100, 2),  # four slices of large matrices, read half by each member
+        (512, 9, 1, 3, 100, 3),
     ],
 )
 def test_teams(hidden, rows, groups, threads, meeting, expected):

@@ -13,7 +13,7 @@ from throughtime.codegen.phases import Phase, schedule
 from throughtime.nn.calls import Kind
 from throughtime.nn.kernels import Sizes, column_blocks, size_of
 from throughtime.nn.program import Plan, is_joint
-from throughtime.nn.teams import Step, members, slices, step_of
+from throughtime.nn.teams import Step, members, slices, smallest_slice, step_of
 from throughtime.runtime import Compiler, meeting_nanoseconds
 from throughtime.symbolic.functions import OPERATIONS
 from throughtime.symbolic.program import Recurrence
@@ -126,7 +126,7 @@ def one_step(recurrence: Recurrence, sizes: Sizes, heads: int, size: int) -> Ste
 def cut(step: Step, packed: int, groups: int, steps: int, rows: int, threads: int) -> Cut:
     """`packed`: numbers of the packed matrices of one group, and of its packed W."""
     threads = min(threads, 1 + (steps * rows + PACKING) * packed * groups // WORK_OF_A_THREAD)
-    count = slices(rows, groups, threads)
+    count = slices(smallest_slice(step), rows, groups, threads)
     team = members(step, rows, groups, threads, meeting_nanoseconds(measure=False))
     return Cut(groups, count, min(threads, groups * count * team), team)
 

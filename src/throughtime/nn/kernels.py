@@ -16,7 +16,7 @@ from throughtime import runtime
 from throughtime.codegen.source import kernel_source, widths
 from throughtime.nn.libraries import DTYPES, compiled, in_cache, routines
 from throughtime.nn.profile import named_range
-from throughtime.nn.teams import members, step_of
+from throughtime.nn.teams import members, smallest_slice, step_of
 from throughtime.symbolic.graph import Width
 from throughtime.symbolic.program import Read, Recurrence, Sum, Write
 
@@ -135,18 +135,18 @@ class Kernel:
         if self._function is None:
             self.compile()
         times = max(samples, 1)
-        team = self._members(rows, times * len(groups), threads, numbers)
-        front = [steps, rows, times * len(groups), threads, 0, *self._addresses, team, *numbers]
+        teams = self._teams(rows, times * len(groups), threads, numbers)
+        front = [steps, rows, times * len(groups), threads, 0, *self._addresses, *teams, *numbers]
         given = sampled or [False] * len(layout)
         found = with_input(template(front, layout, given, groups, reverse, times, self._bytes), layout, mapped)
         return PreparedCall(self.recurrence.name, self._function, found, len(groups))  # type: ignore[arg-type]
 
-    def _members(self, rows: int, groups: int, threads: int, numbers: Sequence[int]) -> int:
-        """How many threads may share the units of a slice."""
-        if threads <= groups:
-            return 1
+    def _teams(self, rows: int, groups: int, threads: int, numbers: Sequence[int]) -> tuple[int, int]:
+        """The fewest sequences of a slice, and how many threads may share its units."""
         step = step_of(self.recurrence, dict(zip(self.widths, numbers, strict=True)), self._bytes)
-        return members(step, rows, groups, threads, runtime.meeting_nanoseconds())
+        if threads <= groups:
+            return smallest_slice(step), 1
+        return smallest_slice(step), members(step, rows, groups, threads, runtime.meeting_nanoseconds())
 
     def session_numbers(
         self, tensors: Sequence[Tensor], group: Sequence[Place], numbers: Sequence[int], rows: int, threads: int
@@ -154,7 +154,7 @@ class Kernel:
         """What a session of `rows` sequences is opened with, but for its input map: a call of one step."""
         layout = [t.stride() for t in tensors]
         addresses = runtime.parallel_address(), routines(self.dtype)
-        front = [1, rows, 1, threads, 0, *addresses, self._members(rows, 1, threads, numbers), *numbers]
+        front = [1, rows, 1, threads, 0, *addresses, *self._teams(rows, 1, threads, numbers), *numbers]
         found = template(front, layout, [False] * len(tensors), [group], [False], 1, self._bytes)
         return list(filled(found, addresses_of(tensors), 1, (), None))
 

@@ -11,9 +11,11 @@ from throughtime.symbolic.program import Recurrence
 Sizes = dict[Width, int]
 
 SMALLEST_SLICE = 4
-"""Fewer sequences than this share one reading of the weights better than two threads would; recurrence.h says the
-same."""
-NEAR, FAR, NEAR_BYTES = 150, 30, 1 << 20
+"""Fewer sequences than this share one reading of the matrices better than two threads would."""
+SMALLEST_FAR_SLICE, SMALLEST_EXCHANGING_SLICE = 13, 8
+"""The same of matrices that a thread's own caches do not hold: to read them takes as long as the multiply-adds of so
+many; and where the members of a team would have more to exchange than their own units."""
+NEAR, FAR, NEAR_BYTES = 150, 30, 2 << 20
 """Bytes that a thread reads in a nanosecond of a matrix that its own caches hold, and of a larger one."""
 ROWS_OF_ONE_READING = 2.7
 """Multiply-adds of so many sequences take as long as reading a matrix once from a near cache."""
@@ -52,14 +54,22 @@ def step_of(recurrence: Recurrence, sizes: Sizes, size: int) -> Step:
     return Step(size, matrix, len(phases), sum(width(p.width) for p in phases), exchanged)
 
 
-def slices(rows: int, groups: int, threads: int) -> int:
-    """How many threads share the sequences of one group."""
-    return max(1, min(rows // SMALLEST_SLICE, -(-threads // groups)))
+def smallest_slice(step: Step) -> int:
+    if step.matrix * step.size <= NEAR_BYTES:
+        return SMALLEST_SLICE
+    return SMALLEST_FAR_SLICE if step.exchanged <= step.units else SMALLEST_EXCHANGING_SLICE
+
+
+def slices(smallest: int, rows: int, groups: int, threads: int) -> int:
+    """How many threads, or teams of them, share the sequences of one group; recurrence.h says the same."""
+    share = -(-threads // groups)
+    count = max(1, min(rows // smallest, share))
+    return count if smallest == SMALLEST_SLICE else share // -(-share // count)
 
 
 def members(step: Step, rows: int, groups: int, threads: int, meeting: int) -> int:
     """Threads for each slice of a group of `rows` sequences. `meeting`: nanoseconds of one between two threads."""
-    count = slices(rows, groups, threads)
+    count = slices(smallest_slice(step), rows, groups, threads)
     most, rows = threads // (groups * count), -(-rows // count)
 
     def nanoseconds(team: int) -> float:

@@ -81,7 +81,7 @@ struct Call {
   int64_t steps, rows, groups, threads, origin;
   Parallel parallel;
   const Routines<T>* routines;
-  int64_t most_members;  // of a team
+  int64_t smallest, most_members;  // sequences of a slice; threads of a team
   int64_t width[Cell::widths];
   Group<Cell, T>* group;
   // Reads that are W x: how many, which, and of every read the first column among these, or -1. W stands where such a

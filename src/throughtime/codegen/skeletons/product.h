@@ -22,8 +22,8 @@ inline constexpr int tile_accumulators = 12;
 #endif
 inline constexpr int tile_rows = tile_accumulators / 2;
 
-// Whether the processor reads ahead by itself in some dozen places of memory at once: then asking for what comes next only
-// takes time. Measured: Intel's with AMX do, AMD's Zen 4 does not.
+// Whether the processor reads ahead by itself in as many rows of a matrix as make a square: then asking for what comes next
+// only takes time. Measured: Intel's with AMX do, AMD's Zen 4 does not.
 #if defined(__AMX_TILE__)
 inline constexpr bool reads_ahead = true;
 #else

@@ -68,13 +68,14 @@ bool deal(const Call<Cell, T>& call, Group<Cell, T>& group) {
 
 // ---- one call ---------------------------------------------------------------------------------
 
-// The sequences are shared out over slices: fewer than `smallest` share one reading of the weights better than two threads
-// would. Threads that are left become teams, as large as is worth it.
+// The sequences are shared out over slices. Threads that are left become teams, as large as is worth it. nn/teams.py says
+// why, and how many.
 template <class Cell, class T>
 void share_out(Call<Cell, T>& call) {
-  const int64_t smallest = 4, share = (call.threads + call.groups - 1) / call.groups;
-  call.slices = call.rows / smallest < share ? call.rows / smallest : share;
+  const int64_t near = 4, share = (call.threads + call.groups - 1) / call.groups;
+  call.slices = call.rows / call.smallest < share ? call.rows / call.smallest : share;
   if (call.slices < 1) call.slices = 1;
+  if (call.smallest > near) call.slices = share / ((share + call.slices - 1) / call.slices);
   call.team = call.threads / (call.groups * call.slices);
   if (call.team > call.most_members) call.team = call.most_members;
   if (call.team < 1) call.team = 1;
@@ -99,8 +100,8 @@ template <class Cell, class T>
 int run_call(const int64_t* a) {
   Call<Cell, T> call = {};
   call.steps = a[0], call.rows = a[1], call.groups = a[2], call.threads = a[3];
-  call.origin = a[4], call.parallel = (Parallel)a[5], call.routines = (const Routines<T>*)a[6], call.most_members = a[7];
-  a += 8;
+  call.origin = a[4], call.parallel = (Parallel)a[5], call.routines = (const Routines<T>*)a[6], call.smallest = a[7], call.most_members = a[8];
+  a += 9;
   for (int k = 0; k < Cell::widths; ++k) call.width[k] = *a++;
   call.group = (Group<Cell, T>*)calloc(size_t(call.groups), sizeof(Group<Cell, T>));
   call.packed = (T**)calloc(size_t(call.groups), sizeof(T*));

@@ -39,8 +39,8 @@ struct Session {
   // many reads are parts of W x, and of each its number and its first row of W; whether it is for many steps at a time.
   explicit Session(const int64_t* a) {
     call.rows = a[1], call.groups = 1, call.threads = a[3], call.parallel = (Parallel)a[5];
-    call.routines = (const Routines<T>*)a[6], call.most_members = a[7];
-    a += 8;
+    call.routines = (const Routines<T>*)a[6], call.smallest = a[7], call.most_members = a[8];
+    a += 9;
     for (int k = 0; k < Cell::widths; ++k) call.width[k] = *a++;
     a = group.parse(a);
     call.group = &group;

@@ -42,7 +42,7 @@ void pack_panel(T* to, Matrix<T> matrix, bool transposed, int64_t first, int64_t
 // too slowly: an LSTM of 1024 units with 4 sequences takes twice as long without. Fewer rows are done with what is
 // fetched so fast that asking for it costs more than it brings.
 inline constexpr int64_t far_ahead = 32;
-inline constexpr int rows_of_far_ahead = reads_ahead ? tile_rows + 1 : 4;
+inline constexpr int rows_of_far_ahead = 4;
 
 // `Vectors` of each panel: 1 leaves out the second half.
 template <class T, int Rows, int Panels, int Vectors>
