@@ -77,8 +77,8 @@ def cases() -> list[Case]:
 
 
 rivals = Table(
-    "Rivals beside ours, and torch.nn: the clock's time and the time of all processors together; without gradients also "
-    "a session of ours, which keeps its weights prepared as ONNX Runtime's does. A ratio above 1: ours is faster.",
+    "Rivals beside ours, and torch.nn: the clock's time and the time of all processors together; without gradients "
+    "also a session of ours, which keeps its weights prepared as ONNX Runtime's does. A ratio above 1: ours is faster.",
     cases,
     Chart("ratio", panel="rival"),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from throughtime.nn.kernels import Sizes, size_of
 from throughtime.symbolic.equation import Affine, Equation
@@ -61,7 +62,7 @@ class Layout:
     def of_kind(self, kind: str) -> list[Parameter]:
         return [p for p in self.parameters if p.kind == kind]
 
-    @property
+    @cached_property
     def biases_add_up(self) -> bool:
         """Whether all biases have the same rows, so that their sum is the one bias that the loop reads."""
         return len({p.rows for p in self.of_kind("bias")}) == 1

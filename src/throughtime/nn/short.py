@@ -67,8 +67,11 @@ def short_call(layer: Recurrent, input: Any, state: Any) -> tuple[Tensor, Any] |
         values: list[Tensor | None] = [None, None, *starts[number]]
         for names, biases in zip(level.operands, level.biases, strict=True):
             for name in names:
-                value = bias_of(layer, {n: getattr(layer, p) for n, p in biases.items()}) if name is _BIAS else (
-                    parameters.get(name))  # fmt: skip
+                if name is _BIAS:
+                    own = {n: parameters[p] if p in parameters else getattr(layer, p) for n, p in biases.items()}
+                    value: Tensor | None = bias_of(layer, own)  # type: ignore[arg-type]
+                else:
+                    value = parameters.get(name)
                 if type(value) not in _PLAIN or value.dtype != dtype or not value.is_cpu:  # type: ignore[union-attr]
                     return None
                 values.append(value)
