@@ -96,6 +96,21 @@ def test_sleeping_workers_are_not_woken_for_little(checks: ctypes.CDLL, parallel
         assert (sum(found) == 6) == alone
 
 
+def test_short_jobs_that_follow_one_another_wake_a_worker(checks: ctypes.CDLL, parallel: int) -> None:
+    found = (ctypes.c_int64 * 6)()
+
+    def run() -> bool:
+        time.sleep(0.02)
+        for _ in range(2):
+            checks.by_caller(parallel, 6, 60_000, 10_000, found)
+            if sum(found) < 6:
+                return False  # the first job found a worker awake
+        checks.by_caller(parallel, 6, 60_000, 1_000_000, found)
+        return sum(found) < 6
+
+    assert eventually(bool, run)
+
+
 def test_how_long_a_meeting_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "_measured", [])
     assert runtime.meeting_nanoseconds(measure=False) == pool_module.USUAL_MEETING

@@ -33,7 +33,8 @@ const int64_t spin_nanoseconds = 300000;
 // Who woke too late for a short job would be asleep again before the next, and always too late: so the time is counted
 // from a job's end, up to this much.
 const int64_t longest_spin_nanoseconds = 600000;
-const int64_t worth_waking_nanoseconds = 100000;  // one thread has done that before another is of use
+// One thread has done this much before another is of use; short jobs that follow one another count together.
+const int64_t worth_waking_nanoseconds = 100000;
 // Kernels keep small tiles on the stack; musl and macOS would give a thread 128 or 512 KiB.
 const size_t stack_bytes = size_t(2) << 20;
 
@@ -51,6 +52,7 @@ struct Pool {
   int64_t size;  // workers that exist
   int busy;      // a thread is inside tt_parallel
   uint64_t last_job;
+  int64_t passed, passed_at;  // nanoseconds: of jobs for which no sleeping worker was woken, and when the last was
   bool at_fork;
 
   // The job. Written only while it is closed and `active` is 0.
@@ -180,28 +182,7 @@ void* work(void* argument) {
   return nullptr;
 }
 
-// Linux may wake a thread on the processor of the one that wakes it, even if others are idle: there it would wait until
-// the caller has done all the work alone. So it may run on any that the caller may use, but for the caller's own.
-void keep_off_caller([[maybe_unused]] Worker* worker) {
-#if defined(__linux__)
-  const int here = sched_getcpu();
-  if (here < 0 || worker->avoids == here + 1) return;
-  cpu_set_t others;
-  if (sched_getaffinity(0, sizeof others, &others) != 0) return;
-  CPU_CLR(here, &others);
-  if (CPU_COUNT(&others) > 0 && pthread_setaffinity_np(worker->thread, sizeof others, &others) == 0)
-    worker->avoids = here + 1;
-#endif
-}
-
-void offer(Worker* worker, uint64_t job) {
-  store(&worker->job, job);
-  if (!load(&worker->sleeping)) return;
-  keep_off_caller(worker);
-  pthread_mutex_lock(&worker->mutex);
-  pthread_cond_signal(&worker->wake);
-  pthread_mutex_unlock(&worker->mutex);
-}
+#include "waking.h"
 
 void wait_until_left() {
   if (spin(&pool.active, int64_t(0), true, false)) return;
@@ -281,8 +262,11 @@ extern "C" __attribute__((visibility("default"))) void tt_parallel(int64_t tasks
   if (helpers > pool.size) helpers = pool.size;
   const uint64_t job = ++pool.last_job;
   store(&pool.open_job, job);
-  for (int64_t i = 0; i < helpers; ++i)
-    if (nanoseconds >= worth_waking_nanoseconds || !load(&pool.workers[i].sleeping)) offer(&pool.workers[i], job);
+  bool wake = false, asked = false;
+  for (int64_t i = 0; i < helpers; ++i) {
+    if (!asked && load(&pool.workers[i].sleeping)) wake = is_worth_waking(nanoseconds), asked = true;
+    if (wake || !load(&pool.workers[i].sleeping)) offer(&pool.workers[i], job);
+  }
 
   run_caller_tasks();
   store(&pool.open_job, uint64_t(0));

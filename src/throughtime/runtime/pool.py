@@ -16,7 +16,8 @@ __all__ = ["meeting_nanoseconds", "parallel_address"]
 @functools.cache
 def _library() -> ctypes.CDLL:
     folder = resources.files("throughtime.runtime")
-    texts = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in ("pool.cpp", "openmp.h", "meeting.h")}
+    names = ("pool.cpp", "openmp.h", "waking.h", "meeting.h")
+    texts = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in names}
     library = load(build("pool", texts, "pool.cpp").path)
     library.tt_meeting.restype = ctypes.c_int64
     openmp = _openmp()
