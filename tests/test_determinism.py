@@ -164,6 +164,29 @@ def test_matrices_that_are_not_packed(name, units, rows, steps):
             torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("cell", ["GRU", "LSTM"])
+def test_matrices_that_no_single_core_keeps(cell):
+    """Tiles of unlike heights, and few sequences that threads do not share out: each sequence's bits are its own."""
+    layer, rows = getattr(tt, cell)(20, 420), 31
+    x, before = draw(5, rows, 20, seed=1).requires_grad_(), torch.get_num_threads()
+
+    def results(some):
+        output, _ = layer(x[:, some])
+        error = draw(5, rows, 420, seed=2)[:, some]
+        return output.detach(), *torch.autograd.grad(output, [x, *layer.parameters()], error)
+
+    try:
+        whole = results(slice(None))
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            assert all(torch.equal(a, b) for a, b in zip(results(slice(None)), whole, strict=True))
+            for some in (slice(0, 1), slice(3, 16), slice(5, 31)):
+                output, d_x, *_ = results(some)
+                assert torch.equal(output, whole[0][:, some]) and torch.equal(d_x[:, some], whole[1][:, some])
+    finally:
+        torch.set_num_threads(before)
+
+
 TEAM = """
 import torch, throughtime as tt
 layer, x, error = tt.GRU(8, 300), torch.randn(9, 1, 8), torch.randn(9, 1, 300)

@@ -31,7 +31,11 @@ struct Nets : Rows<Cell, T> {
   Nets(const Call<Cell, T>& c, const Group<Cell, T>& g, const T* p, int64_t f, int64_t r)
       : Base(c, g, f, r), packed(p) {}
 
-  // Panels [block0, block1) of a part x nets of one product, for every active sequence.
+  // What stays in a second-level cache.
+  static constexpr int64_t near_bytes = 3 << 19;
+
+  // Panels [block0, block1) of a part x nets of one product, for every active sequence. All tiles of a panel are equally
+  // tall; but of matrices that come from an outer cache the first tile, which waits for them, does what it can meanwhile.
   template <class Product>
   void multiply(const Part& part, int phase_nets, int64_t block0, int64_t block1) {
     if (!packed && Product::sources == 1 && count <= direct_rows)
@@ -40,7 +44,10 @@ struct Nets : Rows<Cell, T> {
     for (int s = 0; s < Product::sources; ++s) deep += depth[s] = call.width_of(Product::source_width[s]);
     const int64_t panels = (block1 - block0) * Product::nets;
     const int64_t row_step = (block1 - block0) * phase_nets * panel<T>;
-    const int64_t tiles = (count + tile_rows - 1) / tile_rows, wide = tile_width(int((count + tiles - 1) / tiles));
+    const int64_t tiles = (count + tile_rows - 1) / tile_rows;
+    const bool far = (part.end - part.begin) * Product::nets * deep * int64_t(sizeof(T)) > near_bytes;
+    const int64_t tallest = far && tiles > 1 ? tile_rows : (count + tiles - 1) / tiles;
+    const int64_t wide = tile_width(int(far ? count - (tiles - 1) * tallest : tallest));
     const T* vectors[Product::sources * tile_rows];
     T* out[tile_accumulators];
     TileCall<T> call_of = {vectors, depth, Product::sources, nullptr, deep * panel<T>, out, row_step};
@@ -51,7 +58,8 @@ struct Nets : Rows<Cell, T> {
       const T* from = packed ? packed_here + (part.number * Product::nets + here + first) * call_of.panel_step
                              : pack_now<Product>(part, here + first, here + last);
       for (int64_t q = 0, r0 = 0; q < tiles; ++q) {
-        const int tall = int((count - r0 + tiles - q - 1) / (tiles - q));
+        const int64_t left = count - r0, even = (left + tiles - q - 1) / (tiles - q);
+        const int tall = int(!far ? even : left < tallest ? left : tallest);
         for (int s = 0; s < Product::sources; ++s)
           for (int r = 0; r < tall; ++r)
             vectors[s * tall + r] = buffer[active[r0 + r] * per_row + Product::source[s]];
