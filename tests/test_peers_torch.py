@@ -33,8 +33,8 @@ from torch.testing._internal.common_utils import noncontiguous_like  # noqa: E40
 NAMES = ("RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell")
 INFOS = {info.module_cls.__name__: info for info in common_modules.module_db if info.module_cls.__name__ in NAMES}
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
-"""Largest norm of difference / norm of torch.nn's, for each tensor; torch.nn's own are rounded too, on each processor in
-its own way, which shows where terms cancel (1.5e-13 was seen)."""
+"""Largest norm of difference / norm of torch.nn's, for each tensor; torch.nn's own are rounded too, on each processor
+in its own way, which shows where terms cancel (1.5e-13 was seen)."""
 
 
 def samples(name, dtype, training=True, errors=False):

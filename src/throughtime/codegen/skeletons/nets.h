@@ -31,8 +31,8 @@ struct Nets : Rows<Cell, T> {
   Nets(const Call<Cell, T>& c, const Group<Cell, T>& g, const T* p, int64_t f, int64_t r)
       : Base(c, g, f, r), packed(p) {}
 
-  // What stays in a second-level cache.
-  static constexpr int64_t near_bytes = 3 << 19;
+  // What a thread's own caches hold; nn/teams.py says the same.
+  static constexpr int64_t near_bytes = 2 << 20;
 
   // Panels [block0, block1) of a part x nets of one product, for every active sequence. All tiles of a panel are equally
   // tall; but of matrices that come from an outer cache the first tile, which waits for them, does what it can meanwhile.
