@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from throughtime.inspect.recording import Recording
-from throughtime.nn.kernels import size_of
 from throughtime.symbolic.equation import Equation
 from throughtime.symbolic.graph import Node
+from throughtime.symbolic.program import size_of
 
 LOW, HIGH = 0.1, 0.9
 """A gate is saturated below and above these; Karpathy et al. 2015, arXiv:1506.02078, section 4.3. A tanh counts as

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from throughtime.nn.kernels import Sizes
 from throughtime.nn.program import Plan, Program
 from throughtime.symbolic.noise import direction_seed
+from throughtime.symbolic.program import Sizes
 
 
 class Kind:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from throughtime.codegen.phases import Phase, schedule
 from throughtime.nn.calls import Kind
-from throughtime.nn.kernels import Sizes, column_blocks, size_of
+from throughtime.nn.kernels import column_blocks
 from throughtime.nn.program import Plan, is_joint
-from throughtime.nn.teams import Step, members, slices, smallest_slice, step_of
+from throughtime.nn.teams import Step, members, slices, step_of
 from throughtime.runtime import Compiler, meeting_nanoseconds
 from throughtime.symbolic.functions import OPERATIONS
-from throughtime.symbolic.program import Recurrence
+from throughtime.symbolic.program import Recurrence, Sizes, size_of
 
 # The rule of run_call in codegen/skeletons/recurrence.h.
 WORK_OF_A_THREAD = 2_000_000
@@ -120,13 +120,13 @@ def packed_input(recurrence: Recurrence, sizes: Sizes, heads: int, panel: int) -
 
 def one_step(recurrence: Recurrence, sizes: Sizes, heads: int, size: int) -> Step:
     """What threads that share a step have to do; `size`: bytes of a number."""
-    return step_of(recurrence, dict(_per_head(sizes, heads)), size)
+    return step_of(recurrence, _per_head(sizes, heads), size)
 
 
 def cut(step: Step, packed: int, groups: int, steps: int, rows: int, threads: int) -> Cut:
     """`packed`: numbers of the packed matrices of one group, and of its packed W."""
     threads = min(threads, 1 + (steps * rows + PACKING) * packed * groups // WORK_OF_A_THREAD)
-    count = slices(smallest_slice(step), rows, groups, threads)
+    count = slices(step, rows, groups, threads)
     team = members(step, rows, groups, threads, meeting_nanoseconds(measure=False))
     return Cut(groups, count, min(threads, groups * count * team), team)
 

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 
 from throughtime.nn.calls import Kind
-from throughtime.nn.kernels import Sizes
 from throughtime.nn.parameters import Layout, check_equations, check_heads, layout
 from throughtime.nn.program import Program
 from throughtime.symbolic.equation import Equation, trace
 from throughtime.symbolic.graph import Width, structure
 from throughtime.symbolic.language import Cell
 from throughtime.symbolic.options import Options, Variant
-from throughtime.symbolic.program import lower
+from throughtime.symbolic.program import Sizes, lower
 from throughtime.symbolic.stored import save_cell
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor, nn
 
-from throughtime.nn.kernels import Sizes, size_of
 from throughtime.nn.precision import NARROW
+from throughtime.symbolic.program import Sizes, size_of
 
 if TYPE_CHECKING:
     from throughtime.nn.parameters import Parameter

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,16 +17,7 @@ from throughtime.codegen.source import kernel_source, widths
 from throughtime.nn.libraries import DTYPES, compiled, in_cache, routines
 from throughtime.nn.profile import named_range
 from throughtime.nn.teams import members, smallest_slice, step_of
-from throughtime.symbolic.graph import Width
-from throughtime.symbolic.program import Read, Recurrence, Sum, Write
-
-Sizes = Mapping[Width, int]
-"""What the symbolic widths of a program are in a call: {"input": 10, "hidden": 20}."""
-
-
-def size_of(width: Width, sizes: Sizes) -> int:
-    found = sizes.get(width)
-    return int(width) if found is None else found
+from throughtime.symbolic.program import Read, Recurrence, Sizes, Sum, Write, size_of
 
 
 def column_blocks(blocks: Sequence[Read | Write | Sum], sizes: Sizes) -> dict[str, dict[str, tuple[int, int]]]:
@@ -144,9 +135,9 @@ class Kernel:
     def _teams(self, rows: int, groups: int, threads: int, numbers: Sequence[int]) -> tuple[int, int]:
         """The fewest sequences of a slice, and how many threads may share its units."""
         step = step_of(self.recurrence, dict(zip(self.widths, numbers, strict=True)), self._bytes)
-        if threads <= groups:
-            return smallest_slice(step), 1
-        return smallest_slice(step), members(step, rows, groups, threads, runtime.meeting_nanoseconds())
+        alone = threads <= groups  # nobody is there to meet
+        team = 1 if alone else members(step, rows, groups, threads, runtime.meeting_nanoseconds())
+        return smallest_slice(step), team
 
     def session_numbers(
         self, tensors: Sequence[Tensor], group: Sequence[Place], numbers: Sequence[int], rows: int, threads: int

@@ -10,11 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from throughtime.nn.kernels import Sizes, size_of
 from throughtime.symbolic.equation import Affine, Equation
 from throughtime.symbolic.graph import EquationError, Width
 from throughtime.symbolic.language import Cell
-from throughtime.symbolic.program import Recurrence, matrix_name
+from throughtime.symbolic.program import Recurrence, Sizes, matrix_name, size_of
 
 
 @dataclass(frozen=True)

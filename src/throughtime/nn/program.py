@@ -22,14 +22,12 @@ from throughtime.nn.kernels import (
     TIME,
     Kernel,
     Place,
-    Sizes,
     column_blocks,
     compile_together,
-    size_of,
 )
 from throughtime.symbolic.adjoint import Adjoint, adjoint
 from throughtime.symbolic.graph import Width
-from throughtime.symbolic.program import Recurrence, without_marks
+from throughtime.symbolic.program import Recurrence, Sizes, size_of, without_marks
 from throughtime.symbolic.tangent import tangent
 
 if TYPE_CHECKING:

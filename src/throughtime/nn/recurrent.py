@@ -13,7 +13,6 @@ from throughtime.nn import initial, shapes
 from throughtime.nn.connections import Highway, input_width
 from throughtime.nn.connections import check as check_connections
 from throughtime.nn.derived import Derived
-from throughtime.nn.kernels import size_of
 from throughtime.nn.older_graphs import is_recording, recorded, scriptable
 from throughtime.nn.parameters import Parameter
 from throughtime.nn.precision import NARROW, widened
@@ -24,6 +23,7 @@ from throughtime.nn.trace import Trace
 from throughtime.symbolic.graph import Width
 from throughtime.symbolic.language import Cell
 from throughtime.symbolic.options import Options, varied
+from throughtime.symbolic.program import size_of
 
 if TYPE_CHECKING:
     from throughtime.nn.session import Session

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, one_hot
 
-from throughtime.nn.kernels import size_of
 from throughtime.nn.signals import signal_seen
 from throughtime.symbolic import language, noise
 from throughtime.symbolic.language import Cell
-from throughtime.symbolic.program import matrix_name
+from throughtime.symbolic.program import matrix_name, size_of
 
 if TYPE_CHECKING:
     from throughtime.nn.recurrent import Recurrent

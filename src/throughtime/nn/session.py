@@ -38,7 +38,6 @@ class Session:
         self._x = torch.zeros(batch, layer.input_size, dtype=self._dtype)
         self._handles = (ctypes.c_void_p * len(self._stages))(*(s.stepping for s in self._stages))
         self._step, self._count = first.library.tt_step, len(self._stages)
-        self._between = self._x.stride(0)
         self._steps = True  # rather than runs
         self.reset(state)
 
@@ -59,7 +58,7 @@ class Session:
         if x.dtype != self._dtype or not x.is_contiguous() or not x.is_cpu:
             _check_device(x)
             x = self._x.copy_(x.detach())
-        self._step(self._handles, self._count, x.data_ptr(), self._between, 0)
+        self._step(self._handles, self._count, x.data_ptr(), self._width, 0)
         return self.output
 
     def _step_words(self, words: Tensor | int) -> Tensor:
@@ -75,7 +74,7 @@ class Session:
         first = self._stages[0]
         if first.reads_x or not first.maps_input:  # the step itself asks for the one-hot vector
             self._x.zero_()[torch.arange(self.batch), torch.as_tensor(words)] = 1
-            self._step(self._handles, self._count, self._x.data_ptr(), self._between, 0)
+            self._step(self._handles, self._count, self._x.data_ptr(), self._width, 0)
             return self.output
         table = first.rows_of_words()
         between = table.stride(0)

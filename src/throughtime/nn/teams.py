@@ -5,10 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from throughtime.codegen.phases import schedule
-from throughtime.symbolic.graph import Width
-from throughtime.symbolic.program import Recurrence
-
-Sizes = dict[Width, int]
+from throughtime.symbolic.program import Recurrence, Sizes, size_of
 
 SMALLEST_SLICE = 4
 """Fewer sequences than this share one reading of the matrices better than two threads would."""
@@ -40,18 +37,14 @@ class Step(NamedTuple):
 
 def step_of(recurrence: Recurrence, sizes: Sizes, size: int) -> Step:
     """`sizes`: of every symbolic width, per head."""
-
-    def width(of: Width) -> int:
-        return sizes[of] if of in sizes else int(of)
-
     phases = schedule(recurrence).phases
     matrix = exchanged = 0
     for phase in phases:
         for product in phase.products:
-            depth = sum(width(v.width) for v in product.vectors)
-            matrix += width(phase.width) * depth * len(product.nets)
+            depth = sum(size_of(v.width, sizes) for v in product.vectors)
+            matrix += size_of(phase.width, sizes) * depth * len(product.nets)
             exchanged += depth
-    return Step(size, matrix, len(phases), sum(width(p.width) for p in phases), exchanged)
+    return Step(size, matrix, len(phases), sum(size_of(p.width, sizes) for p in phases), exchanged)
 
 
 def smallest_slice(step: Step) -> int:
@@ -60,16 +53,16 @@ def smallest_slice(step: Step) -> int:
     return SMALLEST_FAR_SLICE if step.exchanged <= step.units else SMALLEST_EXCHANGING_SLICE
 
 
-def slices(smallest: int, rows: int, groups: int, threads: int) -> int:
+def slices(step: Step, rows: int, groups: int, threads: int) -> int:
     """How many threads, or teams of them, share the sequences of one group; recurrence.h says the same."""
-    share = -(-threads // groups)
+    smallest, share = smallest_slice(step), -(-threads // groups)
     count = max(1, min(rows // smallest, share))
     return count if smallest == SMALLEST_SLICE else share // -(-share // count)
 
 
 def members(step: Step, rows: int, groups: int, threads: int, meeting: int) -> int:
     """Threads for each slice of a group of `rows` sequences. `meeting`: nanoseconds of one between two threads."""
-    count = slices(smallest_slice(step), rows, groups, threads)
+    count = slices(step, rows, groups, threads)
     most, rows = threads // (groups * count), -(-rows // count)
 
     def nanoseconds(team: int) -> float:

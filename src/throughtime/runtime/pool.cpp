@@ -118,14 +118,14 @@ int64_t now() {
   return int64_t(time.tv_sec) * 1000000000 + time.tv_nsec;
 }
 
-// Spin until *place is (not) `value`; false when the time is over.
-template <class T>
-bool spin(const T* place, T value, bool equal, bool from_end_of_job) {
+// Spin until it is `reached`; false when the time is over.
+template <class Reached>
+bool spin(bool from_end_of_job, Reached reached) {
   int64_t time = now(), deadline = time + spin_nanoseconds;
   const int64_t last = time + longest_spin_nanoseconds;
   do {
     for (int i = 0; i < 16; ++i) {
-      if ((load(place) == value) == equal) return true;
+      if (reached()) return true;
       pause();
     }
     time = now();
@@ -153,7 +153,7 @@ void run_caller_tasks() {
 // Wait for a job newer than `seen`. Either the worker sees the new number or the caller sees it sleeping, because
 // each writes its own word before it reads the other's.
 uint64_t wait_for_job(Worker* worker, uint64_t seen) {
-  if (!spin(&worker->job, seen, false, true)) {
+  if (!spin(true, [&] { return load(&worker->job) != seen; })) {
     pthread_mutex_lock(&worker->mutex);
     store(&worker->sleeping, 1);
     while (load(&worker->job) == seen) pthread_cond_wait(&worker->wake, &worker->mutex);
@@ -185,7 +185,7 @@ void* work(void* argument) {
 #include "waking.h"
 
 void wait_until_left() {
-  if (spin(&pool.active, int64_t(0), true, false)) return;
+  if (spin(false, [] { return load(&pool.active) == 0; })) return;
   pthread_mutex_lock(&pool.mutex);
   store(&pool.caller_sleeping, 1);
   while (load(&pool.active) != 0) pthread_cond_wait(&pool.done, &pool.mutex);

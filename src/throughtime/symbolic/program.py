@@ -11,12 +11,20 @@ and whose `linear` nodes are products of a matrix, or of its transpose, with a v
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from throughtime.symbolic.equation import Affine, Equation
 from throughtime.symbolic.functions import OPERATIONS
 from throughtime.symbolic.graph import Graph, Node, Width, reachable, rebuild
+
+Sizes = Mapping[Width, int]
+"""What the symbolic widths of a program are in a call: {"input": 10, "hidden": 20}."""
+
+
+def size_of(width: Width, sizes: Sizes) -> int:
+    found = sizes.get(width)
+    return int(width) if found is None else found
 
 
 @dataclass(frozen=True)
