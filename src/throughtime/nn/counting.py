@@ -6,8 +6,11 @@ a comparison, ...) is 1, a sum over units or over time is 1 for each number adde
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
+
+import torch
 
 from throughtime.codegen.phases import Phase, schedule
 from throughtime.nn.calls import Kind
@@ -21,6 +24,11 @@ from throughtime.symbolic.program import Recurrence, Sizes, size_of
 # The rule of run_call in codegen/skeletons/recurrence.h.
 WORK_OF_A_THREAD = 2_000_000
 PACKING = 8  # multiply-adds that take as long as to pack a number
+FEWEST_ROWS_IN_PIECES, FEWEST_STEPS_IN_PIECES = 16, 8
+
+# As in product.h.
+MOST_PIECES, TILE_DEPTH, TILE_NUMBERS = 3, 32, 256
+MATRIX_UNITS = "THROUGHTIME_MATRIX_UNITS"
 
 
 @dataclass(frozen=True)
@@ -99,23 +107,37 @@ class Cut:
         return self.groups * self.slices * self.team
 
 
-def packed_elements(recurrence: Recurrence, sizes: Sizes, heads: int, panel: int) -> int:
+def pieces_of(compiler: Compiler | None, dtype: torch.dtype, exact: bool, steps: int, rows: int) -> int:
+    """Into how many pieces matrix units want the packed matrices cut, as recurrence.h decides; 0: they are not used.
+    `exact`: the weights are bfloat16."""
+    if compiler is None or not (has(compiler, "amx-bf16") and has(compiler, "avx512f")):
+        return 0
+    if os.environ.get(MATRIX_UNITS) == "0" or dtype != torch.float32 or steps < FEWEST_STEPS_IN_PIECES:
+        return 0
+    return 1 if exact else MOST_PIECES if rows >= FEWEST_ROWS_IN_PIECES else 0
+
+
+def _panel_size(panel: int, depth: int, pieces: int) -> int:
+    return 2 * pieces * TILE_NUMBERS * -(-depth // TILE_DEPTH) if pieces else panel * depth
+
+
+def packed_elements(recurrence: Recurrence, sizes: Sizes, heads: int, panel: int, pieces: int = 0) -> int:
     """Numbers of the packed matrices of one group: panels of `panel` units, the last one filled up with zeros."""
     per_head = _per_head(sizes, heads)
     count = 0
     for phase in schedule(recurrence).phases:
         panels = -(-size_of(phase.width, per_head) // panel)
         for product in phase.products:
-            depth = sum(size_of(v.width, per_head) for v in product.vectors)
-            count += panels * panel * depth * len(product.nets)
+            depths = [size_of(v.width, per_head) for v in product.vectors]
+            count += panels * len(product.nets) * sum(_panel_size(panel, depth, pieces) for depth in depths)
     return count
 
 
-def packed_input(recurrence: Recurrence, sizes: Sizes, heads: int, panel: int) -> int:
+def packed_input(recurrence: Recurrence, sizes: Sizes, heads: int, panel: int, pieces: int = 0) -> int:
     """Numbers of the packed W of one group, where the kernel makes W x itself."""
     per_head = _per_head(sizes, heads)
     widths = [size_of(r.node.width, per_head) for r in recurrence.used_reads if r.array == "net"]
-    return sum(-(-width // panel) * panel for width in widths) * size_of("input", sizes)
+    return sum(-(-width // panel) for width in widths) * _panel_size(panel, size_of("input", sizes), pieces)
 
 
 def one_step(recurrence: Recurrence, sizes: Sizes, heads: int, size: int) -> Step:
@@ -133,11 +155,12 @@ def cut(step: Step, packed: int, groups: int, steps: int, rows: int, threads: in
 
 def vector_bytes(compiler: Compiler) -> int:
     """Bytes of a native vector, as codegen/skeletons/lanes.h chooses them."""
+    return 64 if has(compiler, "avx512f") else 32 if has(compiler, "avx") else 16
 
-    def has(feature: str) -> bool:
-        return re.search(rf"(?:-m|\+){feature}(?![\w.])", compiler.features) is not None
 
-    return 64 if has("avx512f") else 32 if has("avx") else 16
+def has(compiler: Compiler, feature: str) -> bool:
+    """Whether it compiles for a processor with this feature."""
+    return re.search(rf"(?:-m|\+){feature}(?![\w.])", compiler.features) is not None
 
 
 def phase_texts(recurrence: Recurrence) -> tuple[str, ...]:

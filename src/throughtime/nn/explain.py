@@ -67,6 +67,12 @@ def explain(
     call = _Call(
         layer, steps, rows, real, words, wants, lengths is not None, compiler, layer.backend == "compiled" and not gpu
     )
+    if call.pieces:
+        numbers = "bfloat16 weights" if call.pieces == 1 else "float32 numbers in three pieces"
+        notes.append(
+            f"matrix units (AMX) multiply {numbers}, as exactly as float32 arithmetic does; "
+            f"{counting.MATRIX_UNITS}=0 in the environment leaves them out"
+        )
     return Explanation(
         f"{type(layer).__name__}({layer.extra_repr()})", layer.cell.name, layer.backend, weight.dtype, weight.device,
         *(steps, rows, real, compiler_text, counting.vector_bytes(compiler) if compiler else None, tuple(notes)),
@@ -157,6 +163,17 @@ class _Call:
         stored = self.layer.any_weight.dtype
         return torch.float32 if stored in NARROW else stored
 
+    @property
+    def chunk(self) -> int:
+        """Steps of one call of a kernel."""
+        return min(self.steps, self.layer.recompute or self.steps)
+
+    @property
+    def pieces(self) -> int:
+        """Into how many pieces matrix units want the packed matrices cut; 0: they are not used."""
+        exact = self.layer.any_weight.dtype == torch.bfloat16
+        return counting.pieces_of(self.compiler, self.dtype, exact, self.chunk, self.rows)
+
     def use(self, level: int) -> LayerUse:
         layer = self.layer
         kind = _kind(layer, level)
@@ -188,11 +205,12 @@ class _Call:
             packed = counting.packed_elements(recurrence, kind.sizes, kind.heads, panel)
             maps = purpose != "backward" and not (self.words and level == 0)
             mapped = counting.packed_input(recurrence, kind.sizes, kind.heads, panel) if maps else 0
-            steps = min(self.steps, self.layer.recompute or self.steps)
             phases = counting.phase_texts(recurrence)
             step = counting.one_step(recurrence, kind.sizes, kind.heads, dtype.itemsize)
-            cut = counting.cut(step, packed + mapped, groups, steps, self.rows, torch.get_num_threads())
+            cut = counting.cut(step, packed + mapped, groups, self.chunk, self.rows, torch.get_num_threads())
             compiled = kernel.library() is not None if self.compiler else None
+            packed = counting.packed_elements(recurrence, kind.sizes, kind.heads, panel, self.pieces)
+            mapped = counting.packed_input(recurrence, kind.sizes, kind.heads, panel, self.pieces) if maps else 0
             size = (packed + mapped) * groups * dtype.itemsize
             found.append(KernelUse(recurrence.name, purpose, compiled, phases, cut, size))
         return found

@@ -94,6 +94,9 @@ struct Call {
   int64_t slices;  // of one group
   int64_t team;    // threads of one slice, and parts of its units
   int64_t work;    // multiply-adds of all steps
+  int pieces;      // that matrix units take for a number of the packed matrices; 0: these are whole
+  bool far_in_pieces;  // they outgrow a thread's own cache
+  mutable int found;   // in the matrices, when they were cut
   Team* teams;
   int failed;
 
@@ -121,6 +124,20 @@ struct Call {
     }
     // Vectors a large power of two apart would all fall into the same few lines of a cache.
     if (net_columns * int64_t(sizeof(T)) % 1024 == 0) net_columns += panel<T>;
+  }
+
+  // As whole numbers if `cut_into` is 0.
+  void pack_panel(T* to, Matrix<T> matrix, bool transposed, int64_t first, int64_t end, int64_t depth, int cut_into) const {
+    if (!cut_into) return routines->pack_panel(to, matrix, transposed, first, end, depth);
+    if (is_refused()) return;
+    const int what = routines->units->pack(to, matrix, transposed, first, end, depth, cut_into);
+    if (what) __atomic_fetch_or(&found, what, __ATOMIC_RELAXED);
+  }
+
+  // Whether the matrices can't be packed in so many pieces.
+  bool is_refused() const {
+    const int what = __atomic_load_n(&found, __ATOMIC_RELAXED);
+    return what & unfit || (pieces == 1 && what);
   }
 
   int64_t padded(int index) const { return (width[index] + panel<T> - 1) / panel<T> * panel<T>; }

@@ -55,6 +55,8 @@ struct Input {
   Vectors<T> vectors;           // x of every sequence and step
   const T* places[direct_rows];  // where the first of them lie
   T* unpacked = nullptr;        // where a few panels of W are packed if the call has none
+  T* cut = nullptr;             // pieces of x, if matrix units multiply
+  int pieces = 0;               // of each x; 0: these steps are made with whole numbers
   int64_t* begins = nullptr;    // of each step the number of its first vector
   int64_t first = 0, end = 0;   // steps of the call, in the order in which they are made
   int64_t steps = 0;            // that are made at once
@@ -62,7 +64,7 @@ struct Input {
   // How many steps are made at once. All, if there are few: W is then read once.
   static int64_t steps_of(const Call<Cell, T>& call, int64_t rows) {
     if (call.steps * rows <= (call.depth < most ? call.depth : most)) return call.steps;
-    int64_t count = room / call.net_columns;
+    int64_t count = (call.far_in_pieces ? 4 : 1) * room / call.net_columns;
     count = count < fewest ? fewest : count > most ? most : count;
     const int64_t some = count / rows < 1 ? 1 : count / rows;
     // As many every time: W is read again each time, for a few steps left over as well.
@@ -76,8 +78,10 @@ struct Input {
     steps = steps_of(call, rows);
     net = allocate<T>(steps * rows * call.net_columns);
     begins = (int64_t*)malloc(size_t(steps) * sizeof(int64_t));
-    if (!is_packed) unpacked = allocate<T>(together * call.depth * panel<T>);
-    return vectors.open(steps * rows, call.depth) && net && begins && (is_packed || unpacked);
+    const bool whole = !is_packed || call.pieces;
+    if (whole) unpacked = allocate<T>(together * call.depth * panel<T>);
+    if (call.pieces) cut = allocate<T>(steps * rows * tile_blocks(call.depth) * most_pieces * lanes<T>);
+    return vectors.open(steps * rows, call.depth) && net && begins && (!whole || unpacked) && (!call.pieces || cut);
   }
 
   void release() {
@@ -85,33 +89,78 @@ struct Input {
     free(vectors.data);
     free(begins);
     free(unpacked);
+    free(cut);
   }
 
   // Makes steps from `k` on. `slice` says which panels of a read it needs, and which sequences a step has.
   template <class Slice>
-  void make(const Slice& slice, int64_t k) {
+  void make(Slice& slice, int64_t k) {
     const Call<Cell, T>& call = slice.call;
     int64_t count = 0;
     first = k, end = k + steps < call.steps ? k + steps : call.steps;
     for (int64_t step = first; step < end; ++step) {
-      const int64_t t = slice.time_of(step);
       begins[step - first] = count;
-      for (int64_t r = 0; r < slice.rows; ++r)
-        if (slice.is_active(r, t)) {
-          const T* x = call.x.at(t, slice.sequence(r));
-          if (count < direct_rows) places[count] = x;
-          vectors.put(count++, x);
-        }
+      for (int64_t r = 0; r < slice.rows; ++r) count += slice.is_active(r, slice.time_of(step));
     }
-    const T* packed = slice.packed_input;
+    take(slice, count);
+    const T* packed = call.pieces && !pieces ? nullptr : slice.packed_input;
+    if (pieces) slice.shape_tiles(count);
     for (int64_t j = 0; j < call.net_count; ++j) {
       const int64_t read = call.net_reads[j];
       const Units<T> units = units_of_read(call, read);
       const bool single = units.parts < call.team;
-      const int64_t last = single ? 1 : slice.end_part(units.parts), size = units.panels() * call.depth * panel<T>;
+      const int64_t last = single ? 1 : slice.end_part(units.parts);
+      const int64_t size = units.panels() * panel_size<T>(call.depth, call.pieces);
       for (int64_t part = single ? 0 : slice.first_part(units.parts); part < last; ++part)
         make_part(slice, read, units.begin(part), units.end(part), count, packed ? packed + part * size : nullptr);
       if (packed) packed += units.parts * size;
+    }
+  }
+
+  // Every x of these steps, as pieces if matrix units can multiply them.
+  template <class Slice>
+  void take(const Slice& slice, int64_t count) {
+    const Call<Cell, T>& call = slice.call;
+    int found = 0;
+    if (cut) {
+      each(slice, [&](int64_t number, const T* x) {
+        found |= call.routines->units->split(cut, count, number, x, call.depth);
+      });
+      pieces = found & unfit ? 0 : found ? most_pieces : 1;
+      if (pieces) return;
+    }
+    each(slice, [&](int64_t number, const T* x) {
+      if (number < direct_rows) places[number] = x;
+      vectors.put(number, x);
+    });
+  }
+
+  template <class Slice, class F>
+  void each(const Slice& slice, F f) const {
+    int64_t number = 0;
+    for (int64_t step = first; step < end; ++step) {
+      const int64_t t = slice.time_of(step);
+      for (int64_t r = 0; r < slice.rows; ++r)
+        if (slice.is_active(r, t)) f(number++, slice.call.x.at(t, slice.sequence(r)));
+    }
+  }
+
+  // The same by matrix units.
+  template <class Slice>
+  void make_tiles(const Slice& slice, int64_t read, int64_t begin, int64_t end, int64_t count, const T* packed) const {
+    const Call<Cell, T>& call = slice.call;
+    const int64_t tall = slice.height(count);
+    TilesCall<T> tiles = {};
+    tiles.blocks = tile_blocks(call.depth), tiles.left_block = most_pieces * count * lanes<T>;
+    tiles.left_piece = count * lanes<T>, tiles.left_pieces = pieces, tiles.pieces = call.pieces;
+    tiles.out_step = call.net_columns, tiles.packed = packed;
+    for (int64_t unit = begin; unit < end; unit += panel<T>, tiles.packed += panel_size<T>(call.depth, call.pieces)) {
+      T* const to = net + call.net_column[read] + unit;
+      for (int64_t q = 0; q < slice.tiles_of(count); ++q) {
+        const int64_t r0 = q * tall + tall < count ? q * tall : count - tall;
+        tiles.left = cut + r0 * lanes<T>, tiles.out = to + r0 * call.net_columns;
+        call.routines->units->multiply(tiles, end - unit <= lanes<T>);
+      }
     }
   }
 
@@ -119,6 +168,7 @@ struct Input {
   template <class Slice>
   void make_part(const Slice& slice, int64_t read, int64_t begin, int64_t end, int64_t count, const T* packed) {
     const Call<Cell, T>& call = slice.call;
+    if (pieces && begin < end) return make_tiles(slice, read, begin, end, count, packed);
     for (int64_t unit = begin; unit < end;) {
       T* const to = net + call.net_column[read] + unit;
       if (!packed && direct_now(slice, read, unit, end, count, to)) {

@@ -2,55 +2,31 @@
 // the gradients of the recurrent matrices).
 //
 // Every element of a result is one chain of fused multiply-adds in ascending order of depth, or, where `chain` is given,
-// a sum of such chains of that length, added up in ascending order: the same bits for any number of threads.
+// a sum of such chains of that length, added up in ascending order; large products of float32 are made by matrix units,
+// where there are some, in blocks of the depth that are added up in ascending order: the same bits for any number of
+// threads.
 // Where rows are listed, only those take part, in the order of the list: the real steps of sequences of unlike lengths.
 // A task makes a rectangle of one result. It packs what it needs of the right matrix, block by block, so that a panel
 // lies in the first-level cache while rows of the left matrix pass by.
 #pragma once
 
+#include "blocks.h"
 #include "call.h"
-#include "routines.h"
+#include "matrix_product.h"
 
 namespace tt {
 
-template <class T>
-struct MatrixProduct {
-  int64_t rows, columns, depth;
-  Matrix<T> left, right;  // [rows, depth], [depth, columns]
-  T* out;                 // element (i, j) at out[i * out_step + j]
-  int64_t out_step;
-  int64_t chain;  // depth of one chain; 0: all of it
-  bool add;       // to what stands in `out`
-  const int64_t *row_list, *depth_list;  // which rows of left and out, which of the depth's; null: all of them
-  int64_t cleared;  // rows of `out` of which those that are not in row_list become 0; 0: they stay as they are
-  int64_t row_tasks, column_tasks;
-
-  // In multiply-adds, of which a thread does some thirty while it writes a number of a result that no cache holds.
-  int64_t work() const { return rows * columns * (depth + 32); }
-  int64_t row(int64_t i) const { return row_list ? row_list[i] : i; }
-  int64_t step(int64_t k) const { return depth_list ? depth_list[k] : k; }
-
-  const int64_t* parse(const int64_t* a) {
-    rows = a[0], columns = a[1], depth = a[2];
-    left = {(const T*)a[3], a[4], a[5]};
-    right = {(const T*)a[6], a[7], a[8]};
-    out = (T*)a[9], out_step = a[10];
-    chain = a[11], add = a[12] != 0;
-    row_list = (const int64_t*)a[13], depth_list = (const int64_t*)a[14];
-    cleared = a[15];
-    return a + 16;
-  }
-};
-
-inline constexpr int64_t block_columns = 16;                // panels in a block of the right matrix: 256 KiB
+inline constexpr int64_t block_columns = 16;           // panels in a block of the right matrix: 256 KiB
 inline constexpr int64_t block_rows = 16 * tile_rows;  // of the left matrix, which stay in the second-level cache
 
 // One rectangle of one result.
 template <class T>
 struct Rectangle {
+  static constexpr int64_t rows_at_once = block_rows;
   const MatrixProduct<T>& product;
   int64_t row0, row1, column0, column1;
   T *right, *left;  // packed blocks
+  T *right_pieces, *left_pieces;  // the same for matrix units; null: they are not used
 
   // The rows of `out` between those of the list, which ascends.
   void clear() {
@@ -84,11 +60,40 @@ struct Rectangle {
   void block(int64_t c, int64_t c_end, int64_t k, int64_t k_end, int64_t chain, Start start) {
     const int64_t depth = k_end - k;
     pack_right(c, c_end, k, depth);
+    if (right_pieces) {
+      BlockInPieces<T, Rectangle> pieces = {*this, *routines<T>.units, c, c_end, k, depth, right_pieces, left_pieces};
+      if (pieces.take_right(right)) return block_in_pieces(pieces, chain, start);
+    }
+    rows_of_block(row0, row1, c, c_end, k, depth, chain, start);
+  }
+
+  // Rows with a number that is unfit are made as ever.
+  void block_in_pieces(BlockInPieces<T, Rectangle>& pieces, int64_t chain, Start start) {
     for (int64_t r = row0; r < row1; r += block_rows) {
       const int64_t r_end = r + block_rows < row1 ? r + block_rows : row1;
+      const int found = pieces.take_left(r, r_end);
+      if (found & unfit)
+        rows_of_block(r, r_end, pieces.c, pieces.c_end, pieces.k, pieces.depth, chain, start);
+      else
+        multiply_pieces(pieces, r, r_end, found, start != Start::zero);
+    }
+  }
+
+  void multiply_pieces(const BlockInPieces<T, Rectangle>& pieces, int64_t r, int64_t r_end, int found, bool add) const {
+    const int64_t tiles = (pieces.c_end - pieces.c + panel<T> - 1) / panel<T> * ((r_end - r + tile_edge - 1) / tile_edge);
+    Later later = r_end < row1 ? Later(*this, r_end, pieces.k, tiles) : Later(*this, row0, pieces.k + pieces.depth, tiles);
+    pieces.multiply(r, r_end, found, add, later);
+  }
+
+  // Rows [first, last) of a block by multiply-adds.
+  void rows_of_block(int64_t first, int64_t last, int64_t c, int64_t c_end, int64_t k, int64_t depth, int64_t chain,
+                     Start start) {
+    const int64_t k_end = k + depth;
+    for (int64_t r = first; r < last; r += block_rows) {
+      const int64_t r_end = r + block_rows < last ? r + block_rows : last;
       beside() ? copy_left(r, r_end, k, depth) : pack_left(r, r_end, k, depth);
       const int64_t strips = (c_end - c + panel<T> - 1) / panel<T> * ((r_end - r + tile_rows - 1) / tile_rows);
-      Later later = r_end < row1 ? Later(*this, r_end, k, strips) : Later(*this, row0, k_end, strips);
+      Later later = r_end < last ? Later(*this, r_end, k, strips) : Later(*this, first, k_end, strips);
       for (int64_t j = c; j < c_end; j += panel<T>)
         for (int64_t i = r; i < r_end; i += tile_rows) {
           const int tall = int(r_end - i < tile_rows ? r_end - i : tile_rows);
@@ -127,7 +132,7 @@ struct Rectangle {
     }
   };
 
-  bool beside() const { return product.left.column_step == 1 && !product.depth_list; }
+  bool beside() const { return product.is_beside(); }
   const T* left_row(int64_t i) const { return product.left.data + product.row(i) * product.left.row_step; }
   const T* left_step(int64_t k) const { return product.left.data + product.step(k) * product.left.column_step; }
 
@@ -216,19 +221,28 @@ struct Products {
     const MatrixProduct<T>* p = all;
     for (; task >= p->row_tasks * p->column_tasks; ++p) task -= p->row_tasks * p->column_tasks;
     const int64_t r = task % p->row_tasks, c = task / p->row_tasks;
-    T* memory = allocate<T>(block_columns * panel<T> * block_depth<T> + block_rows * Beside<T>::row);
+    using Block = BlockInPieces<T, Rectangle<T>>;
+    const int64_t columns = block_columns * panel<T>, whole = columns * block_depth<T> + block_rows * Beside<T>::row;
+    const bool tiles = routines<T>.units && Block::is_worth(p->rows, p->columns, p->depth, p->is_beside());
+    const int64_t right_room = tiles ? Block::right_room(columns, block_depth<T>) : 0;
+    const int64_t left_room = tiles ? Block::left_room(block_rows, block_depth<T>) : 0;
+    T* memory = allocate<T>(whole + right_room + left_room);
     if (!memory) {
       __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
       return;
     }
+    if (tiles) routines<T>.units->shape(tile_edge);
     Rectangle<T>{*p,
                  edge(p->rows, p->row_tasks, r, tile_rows),
                  edge(p->rows, p->row_tasks, r + 1, tile_rows),
                  edge(p->columns, p->column_tasks, c, panel<T>),
                  edge(p->columns, p->column_tasks, c + 1, panel<T>),
                  memory,
-                 memory + block_columns * panel<T> * block_depth<T>}
+                 memory + columns * block_depth<T>,
+                 tiles ? memory + whole : nullptr,
+                 memory + whole + right_room}
         .run();
+    if (tiles) routines<T>.units->shape(0);
     free(memory);
   }
 };

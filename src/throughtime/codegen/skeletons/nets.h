@@ -27,6 +27,9 @@ struct Nets : Rows<Cell, T> {
   int64_t count = 0;      // sequences that this step belongs to
   int64_t* active = nullptr;
   bool back = false;  // from the last unit to the first
+  T* cut = nullptr;   // pieces of the vectors that a phase multiplies with, if matrix units do
+  bool in_pieces = false;  // this phase
+  int64_t shaped = 0;      // rows of their tiles
 
   Nets(const Call<Cell, T>& c, const Group<Cell, T>& g, const T* p, int64_t f, int64_t r)
       : Base(c, g, f, r), packed(p) {}
@@ -34,10 +37,20 @@ struct Nets : Rows<Cell, T> {
   // What a thread's own caches hold; nn/teams.py says the same.
   static constexpr int64_t near_bytes = 2 << 20;
 
-  // Panels [block0, block1) of a part x nets of one product, for every active sequence. All tiles of a panel are equally
-  // tall; but of matrices that come from an outer cache the first tile, which waits for them, does what it can meanwhile.
+  // Panels [block0, block1) of a part x nets of one product, for every active sequence.
   template <class Product>
-  void multiply(const Part& part, int phase_nets, int64_t block0, int64_t block1) {
+  void multiply(const Part& part, int phase_nets, int64_t block0, int64_t block1, const T* left) {
+    if (in_pieces)
+      multiply_tiles<Product>(part, phase_nets, block0, block1, left);
+    else
+      multiply_whole<Product>(part, phase_nets, block0, block1);
+  }
+
+  // All tiles of a panel are equally tall; but of matrices that come from an outer cache the first tile, which waits for
+  // them, does what it can meanwhile.
+  template <class Product>
+  void multiply_whole(const Part& part, int phase_nets, int64_t block0, int64_t block1) {
+    const bool as_packed = packed && !call.pieces;
     if (!packed && Product::sources == 1 && count <= direct_rows)
       return multiply_now<Product>(part, phase_nets, block0, block1);
     int64_t depth[Product::sources], deep = 0;
@@ -55,7 +68,7 @@ struct Nets : Rows<Cell, T> {
     const bool narrow = part.is_narrow(block0);
     for (int64_t turn = 0; turn < turns; ++turn) {
       const int64_t first = (back ? turns - 1 - turn : turn) * wide, last = first + wide < panels ? first + wide : panels;
-      const T* from = packed ? packed_here + (part.number * Product::nets + here + first) * call_of.panel_step
+      const T* from = as_packed ? packed_here + (part.number * Product::nets + here + first) * call_of.panel_step
                              : pack_now<Product>(part, here + first, here + last);
       for (int64_t q = 0, r0 = 0; q < tiles; ++q) {
         const int64_t left = count - r0, even = (left + tiles - q - 1) / (tiles - q);
@@ -74,7 +87,92 @@ struct Nets : Rows<Cell, T> {
         r0 += tall;
       }
     }
-    if (packed) packed_here += part.all * Product::nets * deep * panel<T>;
+    if (packed) packed_here += part.all * Product::nets * packed_depth<Product>();
+  }
+
+  // Numbers of one packed net.
+  template <class Product>
+  int64_t packed_depth() const {
+    int64_t size = 0;
+    for (int s = 0; s < Product::sources; ++s) size += panel_size<T>(call.width_of(Product::source_width[s]), call.pieces);
+    return size;
+  }
+
+  // ---- by matrix units ----
+
+  // Numbers that the pieces of a product's vectors take, of every active sequence.
+  template <class Product>
+  int64_t pieces_of(int64_t vectors) const {
+    int64_t blocks = 0;
+    for (int s = 0; s < Product::sources; ++s) blocks += tile_blocks(call.width_of(Product::source_width[s]));
+    return blocks * most_pieces * vectors * lanes<T>;
+  }
+
+  template <class... Products>
+  int64_t pieces_of_phase([[maybe_unused]] int64_t vectors, Sequence<Products...>) const {
+    return (pieces_of<Products>(vectors) + ... + 0);
+  }
+
+  template <class... Phases>
+  int64_t most_pieces_of(int64_t vectors, Sequence<Phases...>) const {
+    int64_t size, largest = 0;
+    ((size = pieces_of_phase(vectors, typename Phases::Products{}), largest = size > largest ? size : largest), ...);
+    return largest;
+  }
+
+  template <class Product>
+  int split(T* to) const {
+    int found = 0;
+    for (int s = 0; s < Product::sources; ++s) {
+      const int64_t depth = call.width_of(Product::source_width[s]);
+      for (int64_t i = 0; i < count; ++i)
+        found |= call.routines->units->split(to, count, i, buffer[active[i] * per_row + Product::source[s]], depth);
+      to += tile_blocks(depth) * most_pieces * count * lanes<T>;
+    }
+    return found;
+  }
+
+  // Cuts the vectors that a phase multiplies with. If one is infinite, this phase is made with whole numbers, of matrices
+  // that are packed for it alone.
+  template <class... Products>
+  void split_all(Sequence<Products...>) {
+    in_pieces = false;
+    if (!call.pieces || sizeof...(Products) == 0) return;
+    [[maybe_unused]] T* to = cut;
+    [[maybe_unused]] int found = 0;
+    ((found |= split<Products>(to), to += pieces_of<Products>(count)), ...);
+    in_pieces = !(found & unfit);
+    if (in_pieces) shape_tiles(count);
+  }
+
+  // All tiles of a product are equally tall; the last may repeat some rows of the one before.
+  static int64_t tiles_of(int64_t rows) { return (rows + tile_edge - 1) / tile_edge; }
+  static int64_t height(int64_t rows) { return (rows + tiles_of(rows) - 1) / tiles_of(rows); }
+
+  void shape_tiles(int64_t rows) {
+    if (shaped != height(rows)) call.routines->units->shape(int(shaped = height(rows)));
+  }
+
+  template <class Product>
+  void multiply_tiles(const Part& part, int phase_nets, int64_t block0, int64_t block1, const T* left) {
+    const int64_t panels = (block1 - block0) * Product::nets, row_step = (block1 - block0) * phase_nets * panel<T>;
+    const int64_t tall = height(count), size = packed_depth<Product>();
+    const bool narrow = part.is_narrow(block0);
+    TilesCall<T> tiles = {};
+    tiles.blocks = pieces_of<Product>(1) / (most_pieces * lanes<T>);
+    tiles.left_block = most_pieces * count * lanes<T>, tiles.left_piece = count * lanes<T>;
+    tiles.left_pieces = most_pieces, tiles.pieces = call.pieces, tiles.out_step = row_step;
+    for (int64_t turn = 0; turn < panels; ++turn) {
+      const int64_t p = back ? panels - 1 - turn : turn, block = p / Product::nets, net = p % Product::nets;
+      tiles.packed = packed_here + ((part.number + block0) * Product::nets + p) * size;
+      T* const to = nets + (block * phase_nets + Product::first + net) * panel<T>;
+      for (int64_t q = 0; q < tiles_of(count); ++q) {
+        const int64_t r0 = q * tall + tall < count ? q * tall : count - tall;
+        tiles.left = left + r0 * lanes<T>, tiles.out = to + r0 * row_step;
+        call.routines->units->multiply(tiles, narrow);
+      }
+    }
+    packed_here += part.all * Product::nets * size;
   }
 
   // The same of a call with few steps and sequences.
@@ -107,7 +205,7 @@ struct Nets : Rows<Cell, T> {
     T* to = unpacked;
     for (int64_t p = first; p < last; ++p) {
       const int64_t unit = part.begin + p / Product::nets * panel<T>;
-      to += pack_net<Cell, T, Product>(call, group, part.end, unit, p % Product::nets, to);
+      to += pack_net<Cell, T, Product>(call, group, part.end, unit, p % Product::nets, to, 0);
     }
     return unpacked;
   }
@@ -115,7 +213,8 @@ struct Nets : Rows<Cell, T> {
   template <class... Products>
   void multiply_all(Sequence<Products...>, [[maybe_unused]] const Part& part, [[maybe_unused]] int phase_nets,
                     [[maybe_unused]] int64_t block0, [[maybe_unused]] int64_t block1) {
-    (multiply<Products>(part, phase_nets, block0, block1), ...);
+    [[maybe_unused]] const T* left = cut;
+    ((multiply<Products>(part, phase_nets, block0, block1, left), left += pieces_of<Products>(count)), ...);
   }
 
   template <class... Products>

@@ -16,13 +16,14 @@ struct Share {
 
 // The panel of one net, units [unit, end) at most: of every source it has, one after the other. Returns the elements.
 template <class Cell, class T, class Product>
-int64_t pack_net(const Call<Cell, T>& call, const Group<Cell, T>& group, int64_t end, int64_t unit, int net, T* to) {
+int64_t pack_net(const Call<Cell, T>& call, const Group<Cell, T>& group, int64_t end, int64_t unit, int net, T* to,
+                 int pieces) {
   int64_t passed = 0;
   for (int s = 0; s < Product::sources; ++s) {
     const Factor factor = Product::factor[net * Product::sources + s];
     const int64_t depth = call.width_of(Product::source_width[s]);
-    if (to) call.routines->pack_panel(to + passed, group.matrices[factor.matrix], factor.transposed, unit, end, depth);
-    passed += depth * panel<T>;
+    if (to) call.pack_panel(to + passed, group.matrices[factor.matrix], factor.transposed, unit, end, depth, pieces);
+    passed += panel_size<T>(depth, pieces);
   }
   return passed;
 }
@@ -37,7 +38,7 @@ int64_t pack_product(const Call<Cell, T>& call, const Group<Cell, T>& group, int
     const int64_t unit = units.first_of(p), end = units.last_of(p);
     const bool mine = to && unit < end && share.has(p, units.all_panels());
     for (int net = 0; net < Product::nets; ++net)
-      passed += pack_net<Cell, T, Product>(call, group, end, unit, net, mine ? to + passed : nullptr);
+      passed += pack_net<Cell, T, Product>(call, group, end, unit, net, mine ? to + passed : nullptr, call.pieces);
   }
   return passed;
 }
@@ -81,21 +82,21 @@ int64_t pack_input(const Call<Cell, T>& call, const Group<Cell, T>& group, T* to
   for (int64_t k = 0; k < call.net_count; ++k) {
     const Matrix<T> w = input_matrix(group.reads[call.net_reads[k]]);
     const Units<T> units = units_of_read(call, call.net_reads[k]);
-    for (int64_t p = 0; p < units.all_panels(); ++p, passed += call.depth * panel<T>) {
+    for (int64_t p = 0; p < units.all_panels(); ++p, passed += panel_size<T>(call.depth, call.pieces)) {
       const int64_t unit = units.first_of(p), end = units.last_of(p);
       if (to && unit < end && share.has(p, units.all_panels()))
-        call.routines->pack_panel(to + passed, w, false, unit, end, call.depth);
+        call.pack_panel(to + passed, w, false, unit, end, call.depth, call.pieces);
     }
   }
   return passed;
 }
 
-// The most numbers that a net's panel takes.
+// The most numbers that a net's panel takes, of whole numbers.
 template <class Cell, class T, class... Products>
 int64_t largest_net([[maybe_unused]] const Call<Cell, T>& call, Sequence<Products...>) {
   int64_t most = 0;
   [[maybe_unused]] const auto see = [&](int64_t size) { most = size > most ? size : most; };
-  (see(pack_net<Cell, T, Products>(call, call.group[0], 0, 0, 0, nullptr)), ...);
+  (see(pack_net<Cell, T, Products>(call, call.group[0], 0, 0, 0, nullptr, 0)), ...);
   return most;
 }
 

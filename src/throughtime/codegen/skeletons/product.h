@@ -24,7 +24,7 @@ inline constexpr int tile_rows = tile_accumulators / 2;
 
 // Whether the processor reads ahead by itself in as many rows of a matrix as make a square: then asking for what comes next
 // only takes time. Measured: Intel's with AMX do, AMD's Zen 4 does not.
-#if defined(__AMX_TILE__)
+#if defined(__AMX_TILE__) || defined(__AMXTILE__)
 inline constexpr bool reads_ahead = true;
 #else
 inline constexpr bool reads_ahead = false;
@@ -91,6 +91,53 @@ bool is_direct(Matrix<T> matrix, bool transposed, int64_t rows, int64_t unit, in
   return !transposed && matrix.column_step == 1 && rows <= direct_rows && unit + panel<T> <= width;
 }
 
+// ---- matrix units -----------------------------------------------------------------------------
+
+// Some processors multiply whole tiles of bfloat16 numbers and add up in float32. A float32 is the sum of three such
+// numbers, its pieces, of eight bits each. Of the nine products of two numbers' pieces the six largest are made: what is
+// left out is some 2^-26 of the whole, less than one rounding. A number that bfloat16 can hold has one piece, and takes
+// a third as many.
+inline constexpr int most_pieces = 3;
+
+// A tile: 16 rows of the left matrix x 32 steps of the depth, or those x 16 columns of the right one; of the result 16 x 16.
+inline constexpr int64_t tile_edge = 16, tile_depth = 32, tile_numbers = 256;  // the last: float32 numbers in as many bytes
+
+inline constexpr int64_t tile_blocks(int64_t depth) { return (depth + tile_depth - 1) / tile_depth; }
+
+// Numbers that a packed panel takes; 0 pieces: whole numbers.
+template <class T>
+constexpr int64_t panel_size(int64_t depth, int pieces) {
+  return pieces ? tile_blocks(depth) * 2 * pieces * tile_numbers : depth * panel<T>;
+}
+
+// What was found in numbers that were cut: some need more than one piece; some are infinite, or so large that their pieces
+// would be. Pieces of infinity would make NaN of products that are infinite.
+inline constexpr int inexact = 1, unfit = 2;
+
+template <class T>
+struct TilesCall {
+  int64_t blocks;  // of the depth, of all sources
+  const T* left;   // [block][piece][row][lanes], from the first row of the tile on
+  int64_t left_block, left_piece;
+  int left_pieces, pieces;  // 1 or 3, of the rows and of the panels
+  const T* packed;          // a panel: [block][half][piece][16][lanes]
+  T* out;
+  int64_t out_step;  // elements from one row's results to the next
+};
+
+template <class T>
+struct MatrixUnits {
+  void (*shape)(int rows);  // what this thread will multiply has so many rows; 0: it has done. Other code may change that
+  // One panel of one factor, in so many pieces; says what it found.
+  int (*pack)(T* to, Matrix<T> matrix, bool transposed, int64_t first, int64_t width, int64_t depth, int pieces);
+  // Row number `row` of `rows`: to[block][piece][row][lanes]; says what it found.
+  int (*split)(T* to, int64_t rows, int64_t row, const T* from, int64_t depth);
+  // The same of a whole tile's rows for one block of the depth, which lies the other way, steps `step` apart.
+  int (*split_block)(T* to, const T* from, int64_t step);
+  // A tile of rows times a panel; `narrow`: only its first half.
+  void (*multiply)(const TilesCall<T>& call, bool narrow);
+};
+
 // ---- what is compiled once ---------------------------------------------------------------------
 
 template <class T>
@@ -106,6 +153,7 @@ struct Routines {
   // One panel of up to direct_rows vectors, from a matrix as it lies. See direct.h.
   void (*direct)(int count, const T* from, int64_t row_step, int64_t depth, int64_t chain, const T* const* vectors,
                  T* const* out);
+  const MatrixUnits<T>* units;  // null where there are none
 };
 
 }  // namespace tt

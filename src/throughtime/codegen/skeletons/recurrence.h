@@ -96,8 +96,32 @@ inline Team* allocate_teams(int64_t count) {
   return (Team*)memory;
 }
 
+// Sequences and steps for whose sake matrices are cut into three pieces: with fewer, it takes longer than it saves.
+inline constexpr int64_t fewest_rows_in_pieces = 16, fewest_steps_in_pieces = 8;
+
 template <class Cell, class T>
-int run_call(const int64_t* a) {
+int many_pieces(const Call<Cell, T>& call) {
+  return call.rows >= fewest_rows_in_pieces ? most_pieces : 0;
+}
+
+// Into how many pieces matrices are cut. If one number of each needs but one, as all of bfloat16 do, it may be that all need
+// no more.
+template <class Cell, class T>
+int pieces_of(const Call<Cell, T>& call) {
+  if (!call.routines->units || call.steps < fewest_steps_in_pieces) return 0;
+  bool exact = true;
+  const auto see = [&](Matrix<T> matrix) {
+    T piece[tile_depth / 2 * panel<T>];
+    exact = exact && !call.routines->units->pack(piece, matrix, false, 0, 1, 1, 1);
+  };
+  for (int k = 0; k < Cell::matrices; ++k) see(call.group[0].matrices[k]);
+  for (int64_t k = 0; k < call.net_count; ++k) see(input_matrix(call.group[0].reads[call.net_reads[k]]));
+  return exact ? 1 : many_pieces(call);
+}
+
+template <class Cell, class T>
+int run_call(const int64_t* numbers, int pieces = -1) {
+  const int64_t* a = numbers;
   Call<Cell, T> call = {};
   call.steps = a[0], call.rows = a[1], call.groups = a[2], call.threads = a[3];
   call.origin = a[4], call.parallel = (Parallel)a[5], call.routines = (const Routines<T>*)a[6], call.smallest = a[7], call.most_members = a[8];
@@ -123,16 +147,19 @@ int run_call(const int64_t* a) {
   if (call.threads > useful) call.threads = useful;
   share_out(call);
   if (!Team::allowed()) call.team = 1;
-  int64_t apart = pack_phases(call, call.group[0], (T*)nullptr, typename Cell::Phases{});
-  call.packed_input = -1;  // W that is read once is packed where it is read
-  if (call.net_count && (call.slices > 1 || Input<Cell, T>::steps_of(call, call.rows) < call.steps))
-    apart = (call.packed_input = apart) + pack_input(call, call.group[0], (T*)nullptr);
-  apart = (apart + 15) / 16 * 16;  // each group's begin at a cache line
   // One step reads its matrices once: they are packed piece by piece where they are needed, in a nearer cache. Matrices
   // that outgrow the caches are better read some times as they lie.
   const bool large = call.groups * size * int64_t(sizeof(T)) >= 8 << 20;
   const int64_t few = large && call.steps * call.rows <= direct_rows ? direct_rows : 1;
   const bool packs = call.steps > few || call.slices > 2;  // each slice would pack them
+  call.pieces = pieces < 0 ? pieces_of(call) : pieces;
+  int64_t apart = pack_phases(call, call.group[0], (T*)nullptr, typename Cell::Phases{});
+  const int64_t own = (apart + pack_input(call, call.group[0], (T*)nullptr)) / call.team * int64_t(sizeof(T));
+  call.far_in_pieces = call.pieces && own > 1 << 20;
+  call.packed_input = -1;  // W that is read once is packed where it is read
+  if (call.net_count && (call.pieces || call.slices > 1 || Input<Cell, T>::steps_of(call, call.rows) < call.steps))
+    apart = (call.packed_input = apart) + pack_input(call, call.group[0], (T*)nullptr);
+  apart = (apart + 15) / 16 * 16;  // each group's begin at a cache line
   Packing packing;
   T* const packed = packs ? packing.open<T>(call.groups * apart) : nullptr;
   call.failed = packs && !packed;
@@ -154,8 +181,10 @@ int run_call(const int64_t* a) {
               pack_input(c, c.group[g], c.packed[g] + c.packed_input, Share{task % parts, parts});
           },
           &call);
+    // If the matrices were cut in vain, everything begins anew.
+    const int64_t tasks = call.is_refused() ? 0 : call.groups * call.slices * call.team;
     call.parallel(
-        call.groups * call.slices * call.team, call.threads, alone,
+        tasks, call.threads, alone,
         [](void* context, int64_t task) {
           auto& c = *(Call<Cell, T>*)context;
           const int64_t member = task % c.team, s = task / c.team % c.slices, g = task / c.team / c.slices;
@@ -174,6 +203,7 @@ int run_call(const int64_t* a) {
   free(call.packed);
   free(call.group);
   free(call.teams);
+  if (call.is_refused()) return run_call<Cell, T>(numbers, call.found & unfit ? 0 : many_pieces(call));
   return call.failed;
 }
 

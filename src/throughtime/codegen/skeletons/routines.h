@@ -2,13 +2,14 @@
 #pragma once
 
 #include "direct.h"
+#include "matrix_units.h"
 #include "strip.h"
 #include "tile.h"
 
 namespace tt {
 
 template <class T>
-inline constexpr Routines<T> routines = {
+inline const Routines<T> routines = {
     [](T* to, Matrix<T> matrix, bool transposed, int64_t first, int64_t width, int64_t depth) {
       pack_panel(to, matrix, transposed, first, width, depth);
     },
@@ -21,6 +22,7 @@ inline constexpr Routines<T> routines = {
     },
     [](int count, const T* from, int64_t row_step, int64_t depth, int64_t chain, const T* const* vectors,
        T* const* out) { direct_panel<T>(count, from, row_step, depth, chain, vectors, out); },
+    matrix_units_here<T>(),
 };
 
 }  // namespace tt

@@ -15,7 +15,8 @@ template <class Cell, class T>
 struct Slice : Nets<Cell, T> {
   using Base = Nets<Cell, T>;
   using typename Base::Part;
-  using Base::active, Base::back, Base::count, Base::packed, Base::packed_here, Base::unpacked;
+  using Base::active, Base::back, Base::count, Base::cut, Base::packed, Base::packed_here, Base::shaped;
+  using Base::unpacked;
   using Base::buffer, Base::call, Base::group, Base::nets, Base::next, Base::partial, Base::per_row, Base::rows;
   using Base::sequence;
 
@@ -52,8 +53,10 @@ struct Slice : Nets<Cell, T> {
   // What every member of a team has for itself.
   bool open_own(const Totals<Cell, T>* leader) {
     active = (int64_t*)malloc(size_t(rows) * sizeof(int64_t));
-    if (!packed) unpacked = allocate<T>(tile_width(1) * largest_net_of(call, typename Cell::Phases{}));
-    return active && (packed || unpacked) && totals.open(call, rows, leader) && input.open(call, rows, packed_input);
+    if (!packed || call.pieces) unpacked = allocate<T>(tile_width(1) * largest_net_of(call, typename Cell::Phases{}));
+    if (call.pieces) cut = allocate<T>(this->most_pieces_of(rows, typename Cell::Phases{}));
+    const bool has_room = active && (packed || unpacked) && (!call.pieces || (unpacked && cut));
+    return has_room && totals.open(call, rows, leader) && input.open(call, rows, packed_input);
   }
 
   // Which parts of `parts` are this member's.
@@ -64,6 +67,7 @@ struct Slice : Nets<Cell, T> {
     Base::release();
     free(active);
     free(unpacked);
+    free(cut);
     totals.release();
     input.release();
   }
@@ -106,6 +110,7 @@ struct Slice : Nets<Cell, T> {
     const int64_t width = units.width;
     if (Phase::totals) memset((void*)totals.own, 0, size_t(count) * Phase::totals * sizeof(Vec<T>));
     const T* packed_phase = packed_here;
+    this->split_all(typename Phase::Products{});
     bool made = false;
     // Every other step goes through the units backwards: what a cache still holds of the matrices is used first.
     back = (call.origin + now) % 2;
@@ -191,8 +196,15 @@ struct Slice : Nets<Cell, T> {
       }
   }
 
+  // All of the call's steps.
   template <class... Phases>
-  void loop(Sequence<Phases...>) {
+  void loop(Sequence<Phases...> phases) {
+    make_steps(phases);
+    if (shaped) call.routines->units->shape(int(shaped = 0));
+  }
+
+  template <class... Phases>
+  void make_steps(Sequence<Phases...>) {
     for (int64_t k = 0; k < call.steps; ++k) {
       const int64_t t = time_of(now = k);
       if (k == 0 || group.lengths) select_active(t);
