@@ -98,6 +98,7 @@ def test_tables_of_the_settings_are_those_there_are() -> None:
 RUNS = {
     "layers": ["RNN B1 H64", "MGU B1 H64"],
     "inference": ["GRU B1 H64"],
+    "dtypes": ["bfloat16 training LSTM B1 H64", "float64 inference RNN B1 H64"],
     "cells": ["inference mgu B1 H150"],
     "grid": [
         "RNN T10 B2 H8 L2 both dense",

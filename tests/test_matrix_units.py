@@ -133,6 +133,18 @@ def test_every_cell_as_exactly_as_float32(name, stored):
         assert (mine.double() - exact).norm() <= 2e-6 * exact.norm() + 1e-6
 
 
+def test_weights_of_which_only_the_first_numbers_are_bfloat16():
+    # They are cut into one piece each at first, which turns out not to be enough.
+    torch.manual_seed(0)
+    ours, theirs = tt.GRU(40, 50), torch.nn.GRU(40, 50)
+    with torch.no_grad():
+        for p in (ours.weight_ih_l0, ours.weight_hh_l0):
+            p[:, 0] = p[0] = 0.5
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(9, 16, 40)
+    assert torch.allclose(ours(x)[0], theirs(x)[0], rtol=0, atol=2e-6)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_same_bits_for_any_batch_of_sixteen_and_more(threads):
     layer = tt.LSTM(21, 37, bidirectional=True)
@@ -179,6 +191,26 @@ def test_infinite_numbers_in_layers(name, options, place):
     assert torch.equal(found.isnan(), expected.isnan())
     assert torch.equal(found.isinf(), expected.isinf())
     assert torch.allclose(found, expected, rtol=1e-5, atol=float(1e-5 + 1e-6 * largest), equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM"])
+def test_sessions_of_many_steps(name):
+    """The numbers of a whole call, after other weights too, infinite ones among them."""
+    torch.manual_seed(0)
+    layer, x = getattr(tt, name)(40, 50, 2), torch.randn(30, 17, 40)
+    session = layer.session(17)
+    for value in (None, 0.25, float("inf"), 0.5):
+        if value is not None:
+            with torch.no_grad():
+                layer.weight_ih_l0[3, 4] = layer.weight_hh_l1[5, 6] = value
+        session.refresh()
+        session.reset()
+        with torch.no_grad():
+            whole = layer(x)[0]
+        assert torch.equal(torch.cat([session.run(x[:11]), session.run(x[11:])]).nan_to_num(9), whole.nan_to_num(9))
+        session.reset()
+        steps = torch.stack([session.step(v).clone() for v in x])
+        assert torch.allclose(steps, whole, rtol=0, atol=2e-6, equal_nan=True)
 
 
 SCRIPT = """

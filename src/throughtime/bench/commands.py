@@ -19,6 +19,7 @@ from throughtime.tasks.errors import UsageError
 HOMES = {
     "layers": "layers",
     "inference": "layers",
+    "dtypes": "layers",
     "grid": "grid",
     "cells": "cells",
     "lengths": "lengths",

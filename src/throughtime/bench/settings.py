@@ -10,8 +10,8 @@ from tyro.conf import Positional, UseAppendAction, arg
 from throughtime.tasks.errors import UsageError
 
 TableName = Literal[
-    "layers", "inference", "grid", "cells", "lengths", "stream", "busy", "long", "subnormals", "parts", "rivals",
-    "limits",
+    "layers", "inference", "dtypes", "grid", "cells", "lengths", "stream", "busy", "long", "subnormals", "parts",
+    "rivals", "limits",
 ]  # fmt: skip
 
 
@@ -20,6 +20,7 @@ class BenchSettings:
     """Measure throughtime's layers against torch.nn's on this machine, with the same weights, in the same run.
 
     layers: training, RNN, GRU, LSTM and a cell in a Python loop, nine sizes. inference: the same without gradients.
+    dtypes: both in float64 and bfloat16.
     grid: a wide range of sizes, stacks, directions, lengths and one-hot input; the worst ten points.
     cells: the arithmetic rate of less common cells beside GRU's and LSTM's. lengths: ragged batches beside padded ones.
     stream: one step at a time. busy: with other processes on one and on both cores. long: 100 000 steps, memory and
@@ -28,7 +29,7 @@ class BenchSettings:
     """
 
     tables: Positional[Annotated[tuple[TableName, ...], arg(metavar="[TABLE ...]")]] = ()
-    """Which tables: layers, inference, grid, cells, lengths, stream, busy, long, subnormals, parts, rivals,
+    """Which tables: layers, inference, dtypes, grid, cells, lengths, stream, busy, long, subnormals, parts, rivals,
     limits.
     Default: layers and inference."""
     only: UseAppendAction[tuple[str, ...]] = ()

@@ -78,7 +78,8 @@ struct BlockInPieces {
   void multiply(int64_t r, int64_t r_end, int left_found, bool add, Later& later) const {
     TilesCall<T> call = {};
     call.left_block = most_pieces * tile_numbers, call.left_piece = tile_numbers;
-    call.left_pieces = left_found ? most_pieces : 1, call.pieces = pieces, call.out_step = panel<T>, call.blocks = tile_blocks(depth);
+    call.left_pieces = left_found ? most_pieces : 1, call.pieces = pieces;
+    call.out_step = panel<T>, call.blocks = tile_blocks(depth);
     alignas(64) T made[2][tile_edge * panel<T>];
     Waiting waiting = {};
     for (int64_t j = c; j < c_end; j += panel<T>)
@@ -98,7 +99,7 @@ struct BlockInPieces {
     put(waiting, add);
   }
 
-  // A tile of the result, rows [i, end) and columns from j on. It takes a while until it can be read, in which the next
+  // A tile of the result: rows [i, end), columns from j on. It takes a while until it can be read, in which the next
   // one is begun.
   struct Waiting {
     const T* tile;

@@ -126,7 +126,7 @@ struct Input {
       each(slice, [&](int64_t number, const T* x) {
         found |= call.routines->units->split(cut, count, number, x, call.depth);
       });
-      pieces = found & unfit ? 0 : found ? most_pieces : 1;
+      pieces = (found | call.found) & unfit ? 0 : found ? most_pieces : 1;
       if (pieces) return;
     }
     each(slice, [&](int64_t number, const T* x) {
@@ -145,22 +145,14 @@ struct Input {
     }
   }
 
-  // The same by matrix units.
+  // Units [begin, end) of a read by matrix units.
   template <class Slice>
   void make_tiles(const Slice& slice, int64_t read, int64_t begin, int64_t end, int64_t count, const T* packed) const {
     const Call<Cell, T>& call = slice.call;
-    const int64_t tall = slice.height(count);
-    TilesCall<T> tiles = {};
-    tiles.blocks = tile_blocks(call.depth), tiles.left_block = most_pieces * count * lanes<T>;
-    tiles.left_piece = count * lanes<T>, tiles.left_pieces = pieces, tiles.pieces = call.pieces;
-    tiles.out_step = call.net_columns, tiles.packed = packed;
-    for (int64_t unit = begin; unit < end; unit += panel<T>, tiles.packed += panel_size<T>(call.depth, call.pieces)) {
+    for (int64_t unit = begin; unit < end; unit += panel<T>, packed += panel_size<T>(call.depth, call.pieces)) {
       T* const to = net + call.net_column[read] + unit;
-      for (int64_t q = 0; q < slice.tiles_of(count); ++q) {
-        const int64_t r0 = q * tall + tall < count ? q * tall : count - tall;
-        tiles.left = cut + r0 * lanes<T>, tiles.out = to + r0 * call.net_columns;
-        call.routines->units->multiply(tiles, end - unit <= lanes<T>);
-      }
+      slice.times_panel({tile_blocks(call.depth), cut, 0, 0, pieces, call.pieces, packed, to, call.net_columns}, count,
+                        end - unit <= lanes<T>);
     }
   }
 

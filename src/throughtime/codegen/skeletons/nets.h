@@ -132,7 +132,7 @@ struct Nets : Rows<Cell, T> {
     return found;
   }
 
-  // Cuts the vectors that a phase multiplies with. If one is infinite, this phase is made with whole numbers, of matrices
+  // Cuts the vectors that a phase multiplies with. If a number is infinite, this phase is made with whole ones, of matrices
   // that are packed for it alone.
   template <class... Products>
   void split_all(Sequence<Products...>) {
@@ -141,7 +141,7 @@ struct Nets : Rows<Cell, T> {
     [[maybe_unused]] T* to = cut;
     [[maybe_unused]] int found = 0;
     ((found |= split<Products>(to), to += pieces_of<Products>(count)), ...);
-    in_pieces = !(found & unfit);
+    in_pieces = !((found | call.found) & unfit);
     if (in_pieces) shape_tiles(count);
   }
 
@@ -153,24 +153,29 @@ struct Nets : Rows<Cell, T> {
     if (shaped != height(rows)) call.routines->units->shape(int(shaped = height(rows)));
   }
 
+  // The pieces of `vectors` vectors times a panel, tile by tile.
+  void times_panel(TilesCall<T> tiles, int64_t vectors, bool narrow) const {
+    const int64_t tall = height(vectors);
+    const T* const left = tiles.left;
+    T* const to = tiles.out;
+    tiles.left_block = most_pieces * vectors * lanes<T>, tiles.left_piece = vectors * lanes<T>;
+    for (int64_t q = 0; q < tiles_of(vectors); ++q) {
+      const int64_t first = q * tall + tall < vectors ? q * tall : vectors - tall;
+      tiles.left = left + first * lanes<T>, tiles.out = to + first * tiles.out_step;
+      call.routines->units->multiply(tiles, narrow);
+    }
+  }
+
   template <class Product>
   void multiply_tiles(const Part& part, int phase_nets, int64_t block0, int64_t block1, const T* left) {
     const int64_t panels = (block1 - block0) * Product::nets, row_step = (block1 - block0) * phase_nets * panel<T>;
-    const int64_t tall = height(count), size = packed_depth<Product>();
+    const int64_t size = packed_depth<Product>(), blocks = pieces_of<Product>(1) / (most_pieces * lanes<T>);
     const bool narrow = part.is_narrow(block0);
-    TilesCall<T> tiles = {};
-    tiles.blocks = pieces_of<Product>(1) / (most_pieces * lanes<T>);
-    tiles.left_block = most_pieces * count * lanes<T>, tiles.left_piece = count * lanes<T>;
-    tiles.left_pieces = most_pieces, tiles.pieces = call.pieces, tiles.out_step = row_step;
     for (int64_t turn = 0; turn < panels; ++turn) {
       const int64_t p = back ? panels - 1 - turn : turn, block = p / Product::nets, net = p % Product::nets;
-      tiles.packed = packed_here + ((part.number + block0) * Product::nets + p) * size;
+      const T* from = packed_here + ((part.number + block0) * Product::nets + p) * size;
       T* const to = nets + (block * phase_nets + Product::first + net) * panel<T>;
-      for (int64_t q = 0; q < tiles_of(count); ++q) {
-        const int64_t r0 = q * tall + tall < count ? q * tall : count - tall;
-        tiles.left = left + r0 * lanes<T>, tiles.out = to + r0 * row_step;
-        call.routines->units->multiply(tiles, narrow);
-      }
+      times_panel({blocks, left, 0, 0, most_pieces, call.pieces, from, to, row_step}, count, narrow);
     }
     packed_here += part.all * Product::nets * size;
   }

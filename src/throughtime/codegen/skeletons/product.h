@@ -114,6 +114,7 @@ constexpr int64_t panel_size(int64_t depth, int pieces) {
 // would be. Pieces of infinity would make NaN of products that are infinite.
 inline constexpr int inexact = 1, unfit = 2;
 
+// A tile of rows times a panel.
 template <class T>
 struct TilesCall {
   int64_t blocks;  // of the depth, of all sources
@@ -127,14 +128,15 @@ struct TilesCall {
 
 template <class T>
 struct MatrixUnits {
-  void (*shape)(int rows);  // what this thread will multiply has so many rows; 0: it has done. Other code may change that
+  // The tiles that this thread will multiply have so many rows, until other code says otherwise; 0: it has done.
+  void (*shape)(int rows);
   // One panel of one factor, in so many pieces; says what it found.
   int (*pack)(T* to, Matrix<T> matrix, bool transposed, int64_t first, int64_t width, int64_t depth, int pieces);
   // Row number `row` of `rows`: to[block][piece][row][lanes]; says what it found.
   int (*split)(T* to, int64_t rows, int64_t row, const T* from, int64_t depth);
   // The same of a whole tile's rows for one block of the depth, which lies the other way, steps `step` apart.
   int (*split_block)(T* to, const T* from, int64_t step);
-  // A tile of rows times a panel; `narrow`: only its first half.
+  // `narrow`: only the panel's first half.
   void (*multiply)(const TilesCall<T>& call, bool narrow);
 };
 

@@ -99,6 +99,9 @@ inline Team* allocate_teams(int64_t count) {
 // Sequences and steps for whose sake matrices are cut into three pieces: with fewer, it takes longer than it saves.
 inline constexpr int64_t fewest_rows_in_pieces = 16, fewest_steps_in_pieces = 8;
 
+// Bytes of matrices that a thread's own cache still holds while tiles pass through it.
+inline constexpr int64_t near_in_pieces = 1 << 20;
+
 template <class Cell, class T>
 int many_pieces(const Call<Cell, T>& call) {
   return call.rows >= fewest_rows_in_pieces ? most_pieces : 0;
@@ -155,7 +158,7 @@ int run_call(const int64_t* numbers, int pieces = -1) {
   call.pieces = pieces < 0 ? pieces_of(call) : pieces;
   int64_t apart = pack_phases(call, call.group[0], (T*)nullptr, typename Cell::Phases{});
   const int64_t own = (apart + pack_input(call, call.group[0], (T*)nullptr)) / call.team * int64_t(sizeof(T));
-  call.far_in_pieces = call.pieces && own > 1 << 20;
+  call.far_in_pieces = call.pieces && own > near_in_pieces;
   call.packed_input = -1;  // W that is read once is packed where it is read
   if (call.net_count && (call.pieces || call.slices > 1 || Input<Cell, T>::steps_of(call, call.rows) < call.steps))
     apart = (call.packed_input = apart) + pack_input(call, call.group[0], (T*)nullptr);

@@ -58,10 +58,12 @@ struct Session {
   bool open() {
     point_at_weight();
     call.slices = call.team = 1;
+    call.pieces = many && call.routines->units ? many_pieces(call) : 0;
     size = pack_phases(call, group, (T*)nullptr, typename Cell::Phases{}) + pack_input(call, group, (T*)nullptr);
     if (is_large() || many) share_out(call);
     call.packed_input = pack_phases(call, group, (T*)nullptr, typename Cell::Phases{});
     size = call.packed_input + pack_input(call, group, (T*)nullptr);
+    call.far_in_pieces = call.pieces && size / call.team * int64_t(sizeof(T)) > near_in_pieces;
     packed = allocate<T>(size);
     slices = (Slice<Cell, T>**)malloc(size_t(tasks()) * sizeof(*slices));
     if (call.team > 1) call.teams = allocate_teams(call.slices);
@@ -88,6 +90,7 @@ struct Session {
   }
 
   void pack() {
+    call.found = 0;
     pack_phases(call, group, packed, typename Cell::Phases{});
     pack_input(call, group, packed + call.packed_input);
   }
