@@ -25,7 +25,8 @@ class Stage:
     """One layer of a session: its tensors, which the compiled sessions know by their addresses.
 
     There are two of these, for single steps and for many at a time, if a step is too small to be divided among
-    threads; the states are handed over where one follows the other. `states`: of each carry [1, B, W], what `load`
+    threads, or if many are worth cutting the matrices for matrix units; the states are handed over where one follows
+    the other. `states`: of each carry [1, B, W], what `load`
     begins with and `store` leaves. `output`: [1, B, H], of a single step.
     """
 
@@ -68,7 +69,7 @@ class Stage:
         self.name = recurrence.name
         self.library = _library(session_source(recurrence, DTYPES[self.dtype]), f"{recurrence.name}.session")
         self.stepping = self._current = self._open(many=False)
-        self._running = self.stepping if threads == 1 or self.library.tt_is_large(self.stepping) else 0
+        self._running = self.stepping if self.library.tt_suits_many(self.stepping) else 0
 
     def _open(self, many: bool) -> int:
         handle = self.library.tt_open(np.array([*self._numbers, many], dtype=np.int64).ctypes.data)
@@ -138,9 +139,9 @@ def _library(text: str, name: str) -> ctypes.CDLL:
     found.tt_step.argtypes, found.tt_step.restype = [pointer, number, pointer, number, flag], None
     x = out = (pointer, number, number)
     found.tt_run.argtypes, found.tt_run.restype = (pointer, number, *x, *out, flag), None
-    for function in (found.tt_is_large, found.tt_pack, found.tt_store, found.tt_close):
+    for function in (found.tt_suits_many, found.tt_pack, found.tt_store, found.tt_close):
         function.argtypes = [pointer]
-    found.tt_is_large.restype, found.tt_store.restype = flag, number
+    found.tt_suits_many.restype, found.tt_store.restype = flag, number
     found.tt_pack.restype = found.tt_close.restype = None
     found.tt_load.argtypes, found.tt_load.restype = [pointer, number], None
     return found

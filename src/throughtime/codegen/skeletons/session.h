@@ -31,6 +31,11 @@ struct Session {
   // Whether a step by itself is worth sharing with other threads: if not, it takes less time undivided.
   bool is_large() const { return expected_of(1) > worth_sharing; }
 
+  // Whether what single steps are made with is as good for many at a time.
+  bool suits_many() const { return (call.threads == 1 || is_large()) && !most_in_pieces(); }
+
+  int most_in_pieces() const { return call.routines->units ? many_pieces(call) : 0; }
+
   // Nanoseconds that a thread takes alone, roughly. One row's multiply-adds wait for the weights, which takes as long as
   // those of some rows.
   int64_t expected_of(int64_t steps) const { return steps * (call.rows < 4 ? 4 : call.rows) * size / 60; }
@@ -58,7 +63,7 @@ struct Session {
   bool open() {
     point_at_weight();
     call.slices = call.team = 1;
-    call.pieces = many && call.routines->units ? many_pieces(call) : 0;
+    call.pieces = many ? most_in_pieces() : 0;
     size = pack_phases(call, group, (T*)nullptr, typename Cell::Phases{}) + pack_input(call, group, (T*)nullptr);
     if (is_large() || many) share_out(call);
     call.packed_input = pack_phases(call, group, (T*)nullptr, typename Cell::Phases{});
@@ -198,7 +203,7 @@ struct Session {
     session->run(steps, {x, step, row}, given);                                                                      \
     session->group.writes[0] = kept;                                                                                 \
   }                                                                                                                  \
-  TT_EXPORT int tt_is_large(const TtSession* session) { return session->is_large(); }                                \
+  TT_EXPORT int tt_suits_many(const TtSession* session) { return session->suits_many(); }                            \
   TT_EXPORT void tt_pack(TtSession* session) { session->pack(); }                                                    \
   TT_EXPORT void tt_load(TtSession* session, int64_t origin) { session->load(origin); }                              \
   TT_EXPORT int64_t tt_store(TtSession* session) {                                                                   \
