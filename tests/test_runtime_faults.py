@@ -46,13 +46,14 @@ def build() -> runtime.Built:
 
 
 def start(code: str = BUILD, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """A fresh Python in a process group of its own."""
+    """A fresh Python in a process group of its own; Ctrl-C interrupts it even if these tests run in the background."""
     return subprocess.Popen(
         [*prefix, sys.executable, "-c", code],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         process_group=0,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
