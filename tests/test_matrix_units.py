@@ -8,20 +8,17 @@ import pytest
 import torch
 
 import throughtime as tt
-from throughtime import runtime
-from throughtime.nn import counting
+from throughtime.nn.libraries import has_matrix_units
 from throughtime.nn.matmul import Products, matrix
 
 
-def available():
-    try:
-        compiler = runtime.find_compiler()
-    except runtime.CompilerNotFound:
-        return False
-    return bool(counting.pieces_of(compiler, torch.float32, False, 8, counting.FEWEST_ROWS_IN_PIECES))
+@pytest.fixture
+def units():
+    if not has_matrix_units("float32"):
+        pytest.skip("this processor has no matrix units, or they may not be used")
 
 
-needs_units = pytest.mark.skipif(not available(), reason="this processor has no matrix units, or they are switched off")
+needs_units = pytest.mark.usefixtures("units")
 
 
 def product(left, right, **options):

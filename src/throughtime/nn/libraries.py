@@ -57,6 +57,12 @@ def products_entry(dtype: str) -> Callable[[int], int]:
     return _entry(_products(dtype))
 
 
+def has_matrix_units(dtype: str) -> bool:
+    """Whether products of this dtype are made by matrix units: the processor has them, the compiler knows them, the
+    system allows them and THROUGHTIME_MATRIX_UNITS does not leave them out."""
+    return bool(_products(dtype).tt_matrix_units())
+
+
 @cache
 def routines(dtype: str) -> int:
     """The address of the routines that every kernel of this dtype is made with."""

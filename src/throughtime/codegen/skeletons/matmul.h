@@ -275,8 +275,10 @@ int run_products(const int64_t* a) {
 
 }  // namespace tt
 
-// tt_run gives 0: done; 1: out of memory. tt_routines: what kernels are told in each call.
+// tt_run gives 0: done; 1: out of memory. tt_routines: what kernels are told in each call. tt_matrix_units: whether these
+// are used.
 #define TT_EXPORT extern "C" __attribute__((visibility("default")))
 #define TT_PRODUCTS(T)                                                          \
   TT_EXPORT int tt_run(const int64_t* call) { return tt::run_products<T>(call); } \
-  TT_EXPORT const void* tt_routines() { return &tt::routines<T>; }
+  TT_EXPORT const void* tt_routines() { return &tt::routines<T>; }              \
+  TT_EXPORT int tt_matrix_units() { return tt::routines<T>.units != nullptr; }
