@@ -69,6 +69,21 @@ def test_whole_numbers_are_multiplied_exactly(bits_left, bits_right):
     assert torch.equal(product(left, right).double()[safe], exact[safe])
 
 
+@pytest.mark.parametrize("exponent", [-100, -112, -120, -128, -140, -149])
+@pytest.mark.parametrize("on_left", [False, True])
+def test_tiny_numbers_beside_others(exponent, on_left):
+    # Numbers that share a lane: a subnormal piece of one must not reach the other.
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(300, 96, generator=generator), torch.randn(96, 200, generator=generator)
+    for first in (16, 0, 5):
+        one, other = left.clone(), right.clone()
+        tiny = one[:, first::16] if on_left else other[first::16]
+        tiny *= 2.0**exponent
+        exact = one.double() @ other.double()
+        assert torch.allclose(product(one, other).double(), exact, rtol=0, atol=1e-5)
+        assert torch.allclose(product(laid_out(one, True), other).double(), exact, rtol=0, atol=1e-5)
+
+
 def test_sums_that_stand_there_and_lists_of_rows():
     generator = torch.Generator().manual_seed(0)
     left, right = torch.randn(800, 90, generator=generator), torch.randn(90, 200, generator=generator)

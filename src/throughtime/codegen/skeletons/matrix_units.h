@@ -37,7 +37,8 @@ struct Split {
     piece[0] = rounded((Bits)value);
     const Vec<float> second = value - (Vec<float>)piece[0];
     piece[1] = rounded((Bits)second);
-    piece[2] = (Bits)(second - (Vec<float>)piece[1]);
+    // Exact, but of a subnormal number, whose lower bits must not fall into the other half.
+    piece[2] = (Bits)(second - (Vec<float>)piece[1]) & 0xffff0000;
     found.rest |= (Bits)second;
     const Bits size = (Bits)value & 0x7fffffff;
     const auto large = size >= 0x7f000000;  // 2^127 and above
