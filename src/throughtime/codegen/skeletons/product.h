@@ -96,7 +96,7 @@ bool is_direct(Matrix<T> matrix, bool transposed, int64_t rows, int64_t unit, in
 // Some processors multiply whole tiles of bfloat16 numbers and add up in float32. A float32 is the sum of three such
 // numbers, its pieces, of eight bits each. Of the nine products of two numbers' pieces the six largest are made: what is
 // left out is some 2^-26 of the whole, less than one rounding. A number that bfloat16 can hold has one piece, and takes
-// a third as many.
+// half as many; of numbers below 2^-110 the last pieces are subnormal, for which the units take zero.
 inline constexpr int most_pieces = 3;
 
 // A tile: 16 rows of the left matrix x 32 steps of the depth, or those x 16 columns of the right one; of the result 16 x 16.
