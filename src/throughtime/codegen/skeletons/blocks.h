@@ -1,137 +1,209 @@
-// A block of a product of whole matrices by matrix units: see product.h. `Of` is the rectangle that it is a part of.
+// A rectangle of a product of whole matrices by matrix units: see product.h. `Of` is the rectangle as multiply-adds make
+// it.
+//
+// Of the right matrix as much is cut at once as the second-level cache holds; the left one passes by in blocks. While one
+// block is multiplied the next is cut, and the results before are put where they belong: the units work beside the rest of
+// the processor.
 #pragma once
 
+#include "meanwhile.h"
 #include "matrix_product.h"
 
 namespace tt {
 
-template <class T, class Of>
-struct BlockInPieces {
+// Whether a product is so large that cutting its matrices is little of the work.
+inline bool is_worth_cutting(int64_t rows, int64_t columns, int64_t depth) {
+  return rows >= 128 && columns >= 48 && depth >= tile_depth;
+}
+
+#if defined(TT_MATRIX_UNITS)
+
+template <class Of>
+struct InPieces {
+  static constexpr int64_t deep = block_depth<float>, tall = 6 * tile_edge;  // of a block
+  static constexpr int64_t together = 32;  // blocks of the right matrix, a panel wide, that are cut at once: 768 KiB
+  static constexpr int64_t panel_room = panel_size<float>(deep, most_pieces), left_room = tall / tile_edge * panel_room / 2;
+  static constexpr int64_t room = together * panel_room + 2 * left_room;
+
   const Of& of;
-  const MatrixUnits<T>& units;
-  int64_t c, c_end, k, depth;  // columns, and steps of the depth
-  T *right, *left;             // [panel], [tile]
-  int pieces = 1;              // of the right block
+  int64_t c, c_end;  // columns
+  float *right, *left = right + together * panel_room;  // [block of the depth][panel], [2][tile]
+  int64_t k0 = 0, k1 = 0;     // the depth that is cut at once
+  int pieces[together] = {};  // of each of its blocks; 0: some numbers are unfit
 
-  // Whether a product is so large that cutting its matrices, the left one for every block of columns, is little of the
-  // work. `beside`: the numbers of a left row lie together.
-  static bool is_worth(int64_t rows, int64_t columns, int64_t depth, bool beside) {
-    return rows >= 256 && columns >= (beside ? 128 : 192) && depth >= tile_depth;
-  }
+  int64_t panels() const { return (c_end - c + panel<float> - 1) / panel<float>; }
+  int64_t depth_at(int64_t k) const { return k + deep < k1 ? deep : k1 - k; }
+  int64_t rows_at(int64_t r) const { return r + tall < of.row1 ? tall : of.row1 - r; }
+  static int64_t tiles_of(int64_t rows) { return (rows + tile_edge - 1) / tile_edge; }
+  float* right_at(int64_t k) const { return right + (k - k0) / deep * panels() * panel_room; }
 
-  // Numbers that blocks take.
-  static int64_t right_room(int64_t columns, int64_t deep) { return columns / panel<T> * panel_size<T>(deep, most_pieces); }
-  static int64_t left_room(int64_t rows, int64_t deep) { return (rows + tile_edge - 1) / tile_edge * tile_size(deep); }
-  static int64_t tile_size(int64_t deep) { return tile_blocks(deep) * most_pieces * tile_numbers; }
-
-  // From panels as strips want them. False if a number is unfit.
-  bool take_right(const T* panels) {
-    const int found = pack(panels);
-    if (!found || found & unfit) return !found;
-    pieces = most_pieces;
-    return !(pack(panels) & unfit);
-  }
-
-  int pack(const T* panels) {
-    int found = 0;
-    for (int64_t j = c; j < c_end && !(pieces == 1 && found); j += panel<T>) {
-      const Matrix<T> lying = {panels + (j - c) * depth, 1, panel<T>};
-      T* const to = right + (j - c) / panel<T> * panel_size<T>(depth, pieces);
-      found |= units.pack(to, lying, false, 0, panel<T>, depth, pieces);
+  void run() {
+    const int64_t depth = of.product.depth, some = together / panels() * deep;
+    shape_tiles(tile_edge);
+    for (; k0 < depth; k0 = k1) {
+      k1 = k0 + some < depth ? k0 + some : depth;
+      for (int64_t k = k0; k < k1; k += deep) pieces[(k - k0) / deep] = cut_right(k);
+      pass();
     }
-    return found;
+    shape_tiles(0);
   }
 
-  // Tiles of rows [r, r_end) as pieces; says what was found in them.
-  int take_left(int64_t r, int64_t r_end) {
-    int found = 0;
-    const int64_t rows = r_end - r, size = tile_size(depth);
-    if (rows % tile_edge) memset(left + rows / tile_edge * size, 0, size_t(size) * sizeof(T));
-    for (int64_t v = 0; v < rows && of.beside(); ++v)
-      found |= units.split(left + v / tile_edge * size, tile_edge, v % tile_edge, of.left_row(r + v) + k, depth);
-    for (int64_t d = 0; d < depth && !of.beside(); d += tile_depth) {
-      // Some steps of all rows: what lies together is read together.
-      T steps[tile_depth * Of::rows_at_once];
-      for (int64_t s = 0; s < tile_depth; ++s) take_step(steps + s * Of::rows_at_once, r, rows, d + s);
-      T* to = left + d / tile_depth * most_pieces * tile_numbers;
-      for (int64_t v = 0; v < rows; v += tile_edge, to += size) found |= units.split_block(to, steps + v, Of::rows_at_once);
-    }
-    return found;
+  // Into how many pieces.
+  int cut_right(int64_t k) {
+    const Matrix<float>& m = of.product.right;
+    const float* step[deep];
+    const bool lies_well = m.column_step == 1;
+    if (!lies_well) of.pack_right(c, c_end, k, depth_at(k));
+    for (int64_t d = 0; d < depth_at(k) && lies_well; ++d) step[d] = m.data + of.product.step(k + d) * m.row_step + c;
+    // Most blocks that need more than one piece need them for their first numbers.
+    Found first;
+    float unused[tile_edge];
+    const int some = c_end - c < lanes<float> ? int(c_end - c) : lanes<float>;
+    store_pieces(unused, 0, 1, load(lies_well ? step[0] : of.right, some), Vec<float>{}, first);
+    if (!first.all() && !cut_panels(k, step, 1)) return 1;
+    return cut_panels(k, step, most_pieces) & unfit ? 0 : most_pieces;
   }
 
-  void take_step(T* to, int64_t r, int64_t rows, int64_t d) const {
-    const int64_t padded = (rows + tile_edge - 1) / tile_edge * tile_edge;
-    if (d >= depth || rows < padded) memset(to, 0, size_t(padded) * sizeof(T));
-    if (d >= depth) return;
-    const T* from = of.left_step(k + d);
-    const int64_t step = of.product.left.row_step;
-    if (step == 1 && !of.product.row_list) {
-      of.prefetch_step(of.product.left.data, of.product.left.column_step, k + d, r, rows);
-      memcpy(to, from + r, size_t(rows) * sizeof(T));
-    } else {
-      for (int64_t v = 0; v < rows; ++v) to[v] = from[of.product.row(r + v) * step];
-    }
-  }
-
-  // Rows [r, r_end), which have been taken.
-  template <class Later>
-  void multiply(int64_t r, int64_t r_end, int left_found, bool add, Later& later) const {
-    TilesCall<T> call = {};
-    call.left_block = most_pieces * tile_numbers, call.left_piece = tile_numbers;
-    call.left_pieces = left_found ? most_pieces : 1, call.pieces = pieces;
-    call.out_step = panel<T>, call.blocks = tile_blocks(depth);
-    alignas(64) T made[2][tile_edge * panel<T>];
-    Waiting waiting = {};
-    for (int64_t j = c; j < c_end; j += panel<T>)
-      for (int64_t i = r; i < r_end; i += tile_edge) {
-        call.packed = right + (j - c) / panel<T> * panel_size<T>(depth, pieces);
-        call.left = left + (i - r) / tile_edge * tile_size(depth);
-        call.out = waiting.tile == made[0] ? made[1] : made[0];
-        later.fetch(of);
-        units.multiply(call, c_end - j <= lanes<T>);
-        put(waiting, add);
-        waiting = {call.out, i, r_end - i < tile_edge ? r_end : i + tile_edge, j};
-        for (int64_t v = waiting.i; v < waiting.end && add; ++v) {
-          __builtin_prefetch(place(v, j), 1);
-          __builtin_prefetch(place(v, j) + lanes<T>, 1);
-        }
+  int cut_panels(int64_t k, const float** step, int some) {
+    static constexpr float nothing[panel<float>] = {};
+    const int64_t depth = depth_at(k), columns = c_end - c;
+    const bool lies_well = of.product.right.column_step == 1;
+    float last[deep][panel<float>];
+    Found found;
+    for (int64_t j = 0; j < columns; j += panel<float>) {
+      const bool is_whole = lies_well && columns - j >= panel<float>;
+      const float* here[deep + tile_depth];
+      for (int64_t d = 0; d < depth; ++d) {
+        here[d] = is_whole ? step[d] + j : lies_well ? last[d] : of.right + j * depth + d * panel<float>;
+        if (is_whole || !lies_well) continue;
+        const int low = columns - j < lanes<float> ? int(columns - j) : lanes<float>;
+        store(last[d], load(step[d] + j, low));
+        store(last[d] + lanes<float>, load(step[d] + j + low, int(columns - j) - low));
       }
-    put(waiting, add);
+      for (int64_t d = depth; d % tile_depth; ++d) here[d] = nothing;
+      float* to = right_at(k) + j / panel<float> * panel_room;
+      for (int64_t d = 0; d < depth; d += tile_depth, to += 2 * some * tile_numbers) split_panel(to, here + d, 0, some, found);
+      if (some == 1 && found.all()) break;
+    }
+    return found.all();
   }
 
-  // A tile of the result: rows [i, end), columns from j on. It takes a while until it can be read, in which the next
-  // one is begun.
-  struct Waiting {
-    const T* tile;
-    int64_t i, end, j;
+  struct Place {
+    int64_t r, k;
   };
 
-  T* place(int64_t i, int64_t j) const { return of.product.out + of.product.row(i) * of.product.out_step + j; }
+  Place after(Place at) const { return at.k + deep < k1 ? Place{at.r, at.k + deep} : Place{at.r + tall, k0}; }
 
-  template <bool add>
-  void put_whole(const Waiting& made) const {
-    const T* from = made.tile;
-    for (int64_t i = made.i; i < made.end; ++i, from += panel<T>) {
-      T* const to = place(i, made.j);
-      const Vec<T> low = load(from), high = load(from + lanes<T>);
-      store(to, add ? load(to) + low : low);
-      store(to + lanes<T>, add ? load(to + lanes<T>) + high : high);
+  // A block of the left matrix, on its way into pieces.
+  struct Left {
+    const InPieces& in;
+    const Place at;
+    float* const pieces;
+    int64_t rows = 0, depth = 0;
+    const float* line[deep];  // where each row begins, or, if these do not lie so, each step
+
+    Left(const InPieces& of_this, Place place, float* room) : in(of_this), at(place), pieces(room) {
+      static_assert(deep >= tall);
+      if (at.r >= in.of.row1) return;
+      rows = in.rows_at(at.r), depth = in.depth_at(at.k);
+      if (in.of.beside())
+        for (int64_t i = 0; i < rows; ++i) line[i] = in.of.left_row(at.r + i) + at.k;
+      else
+        for (int64_t d = 0; d < depth; ++d) line[d] = in.of.left_step(at.k + d) + at.r;
+    }
+
+    // Whether a cutter can do it.
+    bool lies_well() const { return in.of.beside() || (in.of.product.left.row_step == 1 && !in.of.product.row_list); }
+
+    template <bool Across>
+    Cutter<Across> cutter() const {
+      return lies_well() ? Cutter<Across>(line, pieces, rows, depth) : Cutter<Across>(line, pieces, 0, 0);
+    }
+
+    // What cutters leave; says what was found.
+    int finish() const {
+      const int64_t tiles = lies_well() ? rows / tile_edge : 0, blocks = lies_well() ? depth / tile_depth : 0;
+      int found = 0;
+      for (int64_t tile = 0; tile < tiles_of(rows); ++tile)
+        for (int64_t block = tile < tiles ? blocks : 0; block < tile_blocks(depth); ++block) found |= cut(tile, block);
+      return found;
+    }
+
+    int cut(int64_t tile, int64_t block) const {
+      const int64_t r = tile * tile_edge, k = block * tile_depth;
+      const int high = int(rows - r < tile_edge ? rows - r : tile_edge);
+      const int deep_here = int(depth - k < tile_depth ? depth - k : tile_depth);
+      float* const to = pieces + tile * tile_size(depth) + block * most_pieces * tile_numbers;
+      Found found;
+      if (in.of.beside()) {
+        const int low = deep_here < lanes<float> ? deep_here : lanes<float>;
+        for (int i = 0; i < tile_edge; ++i)
+          store_pieces(to + i * lanes<float>, tile_numbers, most_pieces, i < high ? load(line[r + i] + k, low) : Vec<float>{},
+                       i < high ? load(line[r + i] + k + low, deep_here - low) : Vec<float>{}, found);
+        return found.all();
+      }
+      float steps[tile_depth][tile_edge] = {};
+      const float* step[tile_depth];
+      for (int s = 0; s < tile_depth; ++s) step[s] = steps[s];
+      const auto& product = in.of.product;
+      for (int s = 0; s < deep_here; ++s)
+        for (int i = 0; i < high && !lies_well(); ++i)
+          steps[s][i] = in.of.left_step(at.k + k + s)[product.row(at.r + r + i) * product.left.row_step];
+      for (int s = 0; s < deep_here && lies_well(); ++s) store(steps[s], load(line[k + s] + r, high));
+      for (int q = 0; q < 4; ++q) split_quarter(to, step, 0, q, found);
+      return found.all();
+    }
+  };
+
+  void pass() { of.beside() ? pass_by<false>() : pass_by<true>(); }
+
+  template <bool Across>
+  void pass_by() {
+    float *made = left, *other = left + left_room;
+    int found = 0;
+    for (Place at = {of.row0 - tall, k1}; at.r < of.row1; at = after(at)) {
+      const Left next(*this, after(at), other);
+      Meanwhile<Across> meanwhile(next.template cutter<Across>());
+      if (at.r < of.row0)
+        ;  // the first block is cut before anything is multiplied
+      else if (found & unfit || !pieces[(at.k - k0) / deep])
+        of.rows_as_ever(at.r, at.r + rows_at(at.r), c, c_end, at.k, depth_at(at.k));
+      else
+        multiply(at, made, found, meanwhile);
+      meanwhile.cut_all();
+      found = meanwhile.cutter.found.all() | next.finish();
+      float* const free = made;
+      made = other, other = free;
     }
   }
 
-  void put(const Waiting& made, bool add) const {
-    const int64_t columns = c_end - made.j < panel<T> ? c_end - made.j : panel<T>;
-    const T* from = made.tile;
-    if (columns == panel<T>) return add ? put_whole<true>(made) : put_whole<false>(made);
-    for (int64_t i = made.i; i < made.end; ++i, from += panel<T>) {
-      T* const to = place(i, made.j);
-      for (int64_t v = 0; v < columns; v += lanes<T>) {
-        const int some = int(columns - v < lanes<T> ? columns - v : lanes<T>);
-        const Vec<T> sum = load(from + v);
-        store(to + v, add ? load(to + v, some) + sum : sum, some);
+  template <bool Across>
+  void multiply(Place at, const float* made, int left_found, Meanwhile<Across>& meanwhile) const {
+    const int64_t depth = depth_at(at.k), end = rows_at(at.r), size = tile_size(depth);
+    TilesCall<float> call = {};
+    call.left_block = most_pieces * tile_numbers, call.left_piece = tile_numbers;
+    call.left_pieces = left_found ? most_pieces : 1, call.pieces = pieces[(at.k - k0) / deep];
+    call.out_step = panel<float>, call.blocks = tile_blocks(depth);
+    alignas(64) float sums[2][tile_edge * panel<float>];
+    float* out[tall];
+    for (int64_t i = 0; i < end; ++i) out[i] = of.product.out + of.product.row(at.r + i) * of.product.out_step;
+    meanwhile.adds = at.k > 0 || of.product.add;
+    meanwhile.share(panels() * tiles_of(end) * call.blocks * beside_tiles);
+    int turn = 0;
+    call.packed = right_at(at.k);
+    for (int64_t j = c; j < c_end; j += panel<float>, call.packed += panel_room) {
+      call.left = made;
+      for (int64_t i = 0; i < end; i += tile_edge, call.left += size) {
+        call.out = sums[turn ^= 1];
+        multiply_tiles(call, c_end - j <= lanes<float>, meanwhile);
+        meanwhile.put_all();
+        meanwhile.begin(call.out, out + i, end - i < tile_edge ? end - i : tile_edge, j, c_end - j);
       }
     }
+    meanwhile.put_all();
   }
 };
+
+#endif
 
 }  // namespace tt

@@ -131,6 +131,13 @@ TT_INLINE Vec<float> load_quarters(const float* from, int64_t step) {
   result = _mm512_mask_broadcast_f32x4(result, 0x0f00, _mm_loadu_ps(from + 8 * step));
   return _mm512_mask_broadcast_f32x4(result, 0xf000, _mm_loadu_ps(from + 12 * step));
 }
+// The same from element `first` on of rows that lie anywhere.
+TT_INLINE Vec<float> load_quarters(const float* const* row, int64_t first) {
+  __m512 result = _mm512_castps128_ps512(_mm_loadu_ps(row[0] + first));
+  result = _mm512_mask_broadcast_f32x4(result, 0x00f0, _mm_loadu_ps(row[4] + first));
+  result = _mm512_mask_broadcast_f32x4(result, 0x0f00, _mm_loadu_ps(row[8] + first));
+  return _mm512_mask_broadcast_f32x4(result, 0xf000, _mm_loadu_ps(row[12] + first));
+}
 #endif
 
 template <class T>

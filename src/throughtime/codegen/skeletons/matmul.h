@@ -22,11 +22,10 @@ inline constexpr int64_t block_rows = 16 * tile_rows;  // of the left matrix, wh
 // One rectangle of one result.
 template <class T>
 struct Rectangle {
-  static constexpr int64_t rows_at_once = block_rows;
   const MatrixProduct<T>& product;
   int64_t row0, row1, column0, column1;
   T *right, *left;  // packed blocks
-  T *right_pieces, *left_pieces;  // the same for matrix units; null: they are not used
+  T* pieces;          // the same for matrix units; null: they are not used
 
   // The rows of `out` between those of the list, which ascends.
   void clear() {
@@ -41,53 +40,51 @@ struct Rectangle {
 
   void run() {
     if (product.cleared) clear();
-    // Blocks begin where a chain begins or go on with one that is longer than a block.
-    const int64_t chain = product.chain ? product.chain : product.depth;
-    const int64_t longest = chain < block_depth<T> ? block_depth<T> / chain * chain : block_depth<T>;
     for (int64_t c = column0; c < column1; c += block_columns * panel<T>) {
       const int64_t end = c + block_columns * panel<T> < column1 ? c + block_columns * panel<T> : column1;
-      for (int64_t k = 0, next; k < product.depth || k == 0; k = next) {
-        next = k + longest < product.depth ? k + longest : product.depth;
-        if (chain > longest && next > (k / chain + 1) * chain) next = (k / chain + 1) * chain;
-        const bool begins = k == 0 || k % chain == 0;
-        Start start = !begins ? Start::go_on : (k > 0 || product.add) ? Start::add : Start::zero;
-        block(c, end, k, next, chain, start);
-        if (next == k) break;
-      }
+      pieces ? run_pieces(c, end) : run_columns(c, end);
     }
   }
 
-  void block(int64_t c, int64_t c_end, int64_t k, int64_t k_end, int64_t chain, Start start) {
-    const int64_t depth = k_end - k;
+  void run_pieces([[maybe_unused]] int64_t c, [[maybe_unused]] int64_t c_end) const {
+#if defined(TT_MATRIX_UNITS)
+    if constexpr (sizeof(T) == sizeof(float)) InPieces<Rectangle>{*this, c, c_end, pieces}.run();
+#endif
+  }
+
+  // Numbers that pieces take.
+  static constexpr int64_t room_for_pieces() {
+#if defined(TT_MATRIX_UNITS)
+    if constexpr (sizeof(T) == sizeof(float)) return InPieces<Rectangle>::room;
+#endif
+    return 0;
+  }
+
+  // Blocks begin where a chain begins or go on with one that is longer than a block.
+  void run_columns(int64_t c, int64_t c_end) const {
+    const int64_t chain = longest_chain(), longest = chain < block_depth<T> ? block_depth<T> / chain * chain : block_depth<T>;
+    for (int64_t k = 0, next; k < product.depth || k == 0; k = next) {
+      next = k + longest < product.depth ? k + longest : product.depth;
+      if (chain > longest && next > (k / chain + 1) * chain) next = (k / chain + 1) * chain;
+      rows_as_ever(row0, row1, c, c_end, k, next - k);
+      if (next == k) break;
+    }
+  }
+
+  int64_t longest_chain() const { return product.chain ? product.chain : product.depth; }
+
+  // Some rows of a block by multiply-adds.
+  void rows_as_ever(int64_t r, int64_t r_end, int64_t c, int64_t c_end, int64_t k, int64_t depth) const {
+    const int64_t chain = longest_chain();
+    const bool begins = k == 0 || k % chain == 0;
     pack_right(c, c_end, k, depth);
-    if (right_pieces) {
-      BlockInPieces<T, Rectangle> pieces = {*this, *routines<T>.units, c, c_end, k, depth, right_pieces, left_pieces};
-      if (pieces.take_right(right)) return block_in_pieces(pieces, chain, start);
-    }
-    rows_of_block(row0, row1, c, c_end, k, depth, chain, start);
+    rows_of_block(r, r_end, c, c_end, k, depth, chain,
+                  !begins ? Start::go_on : (k > 0 || product.add) ? Start::add : Start::zero);
   }
 
-  // Rows with a number that is unfit are made as ever.
-  void block_in_pieces(BlockInPieces<T, Rectangle>& pieces, int64_t chain, Start start) {
-    for (int64_t r = row0; r < row1; r += block_rows) {
-      const int64_t r_end = r + block_rows < row1 ? r + block_rows : row1;
-      const int found = pieces.take_left(r, r_end);
-      if (found & unfit)
-        rows_of_block(r, r_end, pieces.c, pieces.c_end, pieces.k, pieces.depth, chain, start);
-      else
-        multiply_pieces(pieces, r, r_end, found, start != Start::zero);
-    }
-  }
-
-  void multiply_pieces(const BlockInPieces<T, Rectangle>& pieces, int64_t r, int64_t r_end, int found, bool add) const {
-    const int64_t tiles = (pieces.c_end - pieces.c + panel<T> - 1) / panel<T> * ((r_end - r + tile_edge - 1) / tile_edge);
-    Later later = r_end < row1 ? Later(*this, r_end, pieces.k, tiles) : Later(*this, row0, pieces.k + pieces.depth, tiles);
-    pieces.multiply(r, r_end, found, add, later);
-  }
-
-  // Rows [first, last) of a block by multiply-adds.
+  // Rows [first, last), whose columns have been packed.
   void rows_of_block(int64_t first, int64_t last, int64_t c, int64_t c_end, int64_t k, int64_t depth, int64_t chain,
-                     Start start) {
+                     Start start) const {
     const int64_t k_end = k + depth;
     for (int64_t r = first; r < last; r += block_rows) {
       const int64_t r_end = r + block_rows < last ? r + block_rows : last;
@@ -114,21 +111,22 @@ struct Rectangle {
   // processor does not foresee them, as rows of a larger matrix lie apart.
   struct Later {
     static constexpr int64_t line = 64 / int64_t(sizeof(T));
-    int64_t r, k, lines, next = 0, end = 0, each = 0;  // lines of one row (of one step of depth, if these lie together)
+    int64_t r, k, length, at = 0, left = 0, each = 0;  // numbers of one row (of one step of depth, if these lie together)
 
     Later(const Rectangle& of, int64_t first_row, int64_t first, int64_t strips) : r(first_row), k(first) {
       const int64_t rows = of.row1 - r < block_rows ? of.row1 - r : block_rows;
       const int64_t depth = of.product.depth - k < block_depth<T> ? of.product.depth - k : block_depth<T>;
-      lines = ((of.beside() ? depth : rows) + line - 1) / line;
-      end = (of.beside() ? rows : depth) * lines;
-      each = (end + strips - 1) / strips;
+      length = of.beside() ? depth : rows;
+      left = (of.beside() ? rows : depth) * ((length + line - 1) / line);
+      each = (left + strips - 1) / strips;
     }
 
     void fetch(const Rectangle& of) {
-      for (int64_t n = next; n < end && n < next + each; ++n)
-        __builtin_prefetch(of.beside() ? of.left_row(r + n / lines) + k + n % lines * line
-                                       : of.left_step(k + n / lines) + r + n % lines * line, 0, 2);
-      next += each;
+      for (int64_t n = each < left ? each : left; n > 0; --n, --left) {
+        __builtin_prefetch(of.beside() ? of.left_row(r) + k + at : of.left_step(k) + r + at, 0, 2);
+        if ((at += line) < length) continue;
+        at = 0, ++(of.beside() ? r : k);
+      }
     }
   };
 
@@ -136,7 +134,7 @@ struct Rectangle {
   const T* left_row(int64_t i) const { return product.left.data + product.row(i) * product.left.row_step; }
   const T* left_step(int64_t k) const { return product.left.data + product.step(k) * product.left.column_step; }
 
-  void copy_left(int64_t r, int64_t r_end, int64_t k, int64_t depth) {
+  void copy_left(int64_t r, int64_t r_end, int64_t k, int64_t depth) const {
     for (int64_t i = r; i < r_end; ++i)
       memcpy(left + (i - r) * Beside<T>::row, left_row(i) + k, size_t(depth) * sizeof(T));
   }
@@ -150,7 +148,7 @@ struct Rectangle {
   }
 
   // Panels one after the other. Memory is read in the order in which it lies.
-  void pack_right(int64_t c, int64_t c_end, int64_t k, int64_t depth) {
+  void pack_right(int64_t c, int64_t c_end, int64_t k, int64_t depth) const {
     const Matrix<T>& m = product.right;
     if (m.column_step != 1 && !product.depth_list) {
       for (int64_t j = c; j < c_end; j += panel<T>)
@@ -174,7 +172,7 @@ struct Rectangle {
   }
 
   // Tiles of rows one after the other; in each, `tile_rows` numbers for every step of depth.
-  void pack_left(int64_t r, int64_t r_end, int64_t k, int64_t depth) {
+  void pack_left(int64_t r, int64_t r_end, int64_t k, int64_t depth) const {
     const Matrix<T>& m = product.left;
     const int64_t whole = m.row_step == 1 && !product.row_list ? (r_end - r) / tile_rows * tile_rows : 0;
     for (int64_t i = 0; i < r_end - r; i += tile_rows) {
@@ -221,17 +219,13 @@ struct Products {
     const MatrixProduct<T>* p = all;
     for (; task >= p->row_tasks * p->column_tasks; ++p) task -= p->row_tasks * p->column_tasks;
     const int64_t r = task % p->row_tasks, c = task / p->row_tasks;
-    using Block = BlockInPieces<T, Rectangle<T>>;
     const int64_t columns = block_columns * panel<T>, whole = columns * block_depth<T> + block_rows * Beside<T>::row;
-    const bool tiles = routines<T>.units && Block::is_worth(p->rows, p->columns, p->depth, p->is_beside());
-    const int64_t right_room = tiles ? Block::right_room(columns, block_depth<T>) : 0;
-    const int64_t left_room = tiles ? Block::left_room(block_rows, block_depth<T>) : 0;
-    T* memory = allocate<T>(whole + right_room + left_room);
+    const bool in_pieces = routines<T>.units && is_worth_cutting(p->rows, p->columns, p->depth);
+    T* memory = allocate<T>(whole + (in_pieces ? Rectangle<T>::room_for_pieces() : 0));
     if (!memory) {
       __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
       return;
     }
-    if (tiles) routines<T>.units->shape(tile_edge);
     Rectangle<T>{*p,
                  edge(p->rows, p->row_tasks, r, tile_rows),
                  edge(p->rows, p->row_tasks, r + 1, tile_rows),
@@ -239,10 +233,8 @@ struct Products {
                  edge(p->columns, p->column_tasks, c + 1, panel<T>),
                  memory,
                  memory + columns * block_depth<T>,
-                 tiles ? memory + whole : nullptr,
-                 memory + whole + right_room}
+                 in_pieces ? memory + whole : nullptr}
         .run();
-    if (tiles) routines<T>.units->shape(0);
     free(memory);
   }
 };

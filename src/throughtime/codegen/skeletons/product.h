@@ -110,8 +110,8 @@ constexpr int64_t panel_size(int64_t depth, int pieces) {
   return pieces ? tile_blocks(depth) * 2 * pieces * tile_numbers : depth * panel<T>;
 }
 
-// What was found in numbers that were cut: some need more than one piece; some are infinite, or so large that their pieces
-// would be. Pieces of infinity would make NaN of products that are infinite.
+// What was found in numbers that were cut: some need more than one piece; some are infinite, or so large that products of
+// their pieces might be. Pieces of infinity would make NaN of products that are infinite.
 inline constexpr int inexact = 1, unfit = 2;
 
 // A tile of rows times a panel.
@@ -134,8 +134,6 @@ struct MatrixUnits {
   int (*pack)(T* to, Matrix<T> matrix, bool transposed, int64_t first, int64_t width, int64_t depth, int pieces);
   // Row number `row` of `rows`: to[block][piece][row][lanes]; says what it found.
   int (*split)(T* to, int64_t rows, int64_t row, const T* from, int64_t depth);
-  // The same of a whole tile's rows for one block of the depth, which lies the other way, steps `step` apart.
-  int (*split_block)(T* to, const T* from, int64_t step);
   // `narrow`: only the panel's first half.
   void (*multiply)(const TilesCall<T>& call, bool narrow);
 };

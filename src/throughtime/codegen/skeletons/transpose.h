@@ -35,6 +35,20 @@ TT_INLINE Vec<float> within_quarters(Vec<float> a, Vec<float> b, Indices<I...>) 
   return __builtin_shufflevector(
       a, b, (I / 4 * 4 + (Upper ? 2 : 0) + (Size == 1 ? I % 4 / 2 + I % 2 * 16 : I % 2 + I % 4 / 2 * 16))...);
 }
+
+// Columns 4 q to 4 q + 3 of a square, whose rows lie `step` apart: of vectors that each hold four numbers of rows i, i + 4,
+// i + 8 and i + 12.
+TT_INLINE void transpose_quarter(Vec<float>* square) {
+  constexpr UpTo<16> all;
+  const Vec<float> low = within_quarters<false, 1>(square[0], square[1], all);
+  const Vec<float> low_end = within_quarters<false, 1>(square[2], square[3], all);
+  const Vec<float> high = within_quarters<true, 1>(square[0], square[1], all);
+  const Vec<float> high_end = within_quarters<true, 1>(square[2], square[3], all);
+  square[0] = within_quarters<false, 2>(low, low_end, all);
+  square[1] = within_quarters<true, 2>(low, low_end, all);
+  square[2] = within_quarters<false, 2>(high, high_end, all);
+  square[3] = within_quarters<true, 2>(high, high_end, all);
+}
 #endif
 
 // Columns of a square of numbers, whose rows lie `step` apart.
@@ -42,24 +56,13 @@ template <class T>
 TT_INLINE void load_transposed(const T* from, int64_t step, Vec<T>* columns) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4) {
-    constexpr UpTo<16> all;
     // Four rows after the other, so that these stay in the first-level cache even if all fall into the same lines of it.
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i)
 #pragma GCC unroll 4
       for (int q = 0; q < 4; ++q) columns[4 * q + i] = load_quarters(from + i * step + 4 * q, step);
 #pragma GCC unroll 4
-    for (int q = 0; q < 4; ++q) {
-      Vec<T>* square = columns + 4 * q;
-      const Vec<T> low = within_quarters<false, 1>(square[0], square[1], all);
-      const Vec<T> low_end = within_quarters<false, 1>(square[2], square[3], all);
-      const Vec<T> high = within_quarters<true, 1>(square[0], square[1], all);
-      const Vec<T> high_end = within_quarters<true, 1>(square[2], square[3], all);
-      square[0] = within_quarters<false, 2>(low, low_end, all);
-      square[1] = within_quarters<true, 2>(low, low_end, all);
-      square[2] = within_quarters<false, 2>(high, high_end, all);
-      square[3] = within_quarters<true, 2>(high, high_end, all);
-    }
+    for (int q = 0; q < 4; ++q) transpose_quarter(columns + 4 * q);
     return;
   }
 #endif

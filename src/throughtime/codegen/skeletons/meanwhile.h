@@ -1,0 +1,106 @@
+// What a processor does while its matrix units multiply: it cuts the next numbers into pieces, and puts results where they
+// belong. Two small machines that do so a step at a time.
+#pragma once
+
+#include "matrix_units.h"
+
+namespace tt {
+
+#if defined(TT_MATRIX_UNITS)
+
+// Numbers that the pieces of a tile's rows take.
+inline int64_t tile_size(int64_t depth) { return tile_blocks(depth) * most_pieces * tile_numbers; }
+
+// What is cut a little at a time: whole tiles of rows, whole blocks of the depth. Of rows whose numbers lie together
+// those of one after the other, or else four rows' numbers of all steps.
+template <bool Across>
+struct Cutter {
+  const float* const* line;  // the next row, or the first of the next steps
+  float* to;                 // its pieces
+  int64_t at = 0, end;       // steps that have been made of each row, and all; or rows of these steps
+  int64_t size, skipped;     // numbers that a tile takes, and those after the last whole block
+  int64_t left;              // how much is left
+  int turn = 0;              // row of a tile, or quarter
+  Found found = {};
+
+  Cutter(const float* const* lines, float* pieces, int64_t rows, int64_t depth) : line(lines), to(pieces) {
+    const int64_t tiles = rows / tile_edge, blocks = depth / tile_depth;
+    size = tile_size(depth), skipped = size - blocks * most_pieces * tile_numbers;
+    end = Across ? tiles * tile_edge : blocks * tile_depth;
+    left = tiles * blocks * (Across ? 4 : tile_edge);
+  }
+
+  TT_INLINE void step() {
+    --left;
+    if constexpr (Across) {
+      split_quarter(to, line, at, turn, found);
+      if ((turn = (turn + 1) % 4)) return;
+      to += size, at += tile_edge;
+      if (at < end) return;
+      to += most_pieces * tile_numbers - end / tile_edge * size, at = 0, line += tile_depth;
+    } else {
+      const float* const from = *line++ + at;
+      store_pieces(to, tile_numbers, most_pieces, load(from), load(from + lanes<float>), found);
+      to += lanes<float>;
+      if ((turn = (turn + 1) % tile_edge)) return;
+      to += (most_pieces - 1) * tile_numbers, at += tile_depth, line -= tile_edge;
+      if (at < end) return;
+      to += skipped, at = 0, line += tile_edge;
+    }
+  }
+};
+
+// What is done beside the units: some of the next block is cut, and a row of the tile that they made before is put where
+// it belongs.
+template <bool Across>
+struct Meanwhile {
+  Cutter<Across> cutter;
+  int64_t each = 0;             // steps of it at once
+  const float* from = nullptr;  // [row][panel]
+  float* const* place = nullptr;  // rows of the result
+  int64_t rows = 0, j = 0;      // left; the first column
+  __mmask16 low = 0, high = 0;
+  bool adds = false;
+
+  explicit Meanwhile(const Cutter<Across>& next) : cutter(next) {}
+
+  void share(int64_t times) { each = (cutter.left + times - 1) / times; }
+
+  void begin(const float* tile, float* const* out, int64_t count, int64_t column, int64_t columns) {
+    from = tile, place = out, rows = count, j = column;
+    low = columns < lanes<float> ? __mmask16((1 << columns) - 1) : 0xffff;
+    high = columns >= panel<float> ? 0xffff : columns > lanes<float> ? __mmask16((1 << (columns - lanes<float>)) - 1) : 0;
+  }
+
+  TT_INLINE void operator()() {
+    for (int64_t n = each < cutter.left ? each : cutter.left; n > 0; --n) cutter.step();
+    if (rows > 0) put();
+  }
+
+  TT_INLINE void put() {
+    float* const to = *place++ + j;
+    Vec<float> left = load(from), right = load(from + lanes<float>);
+    from += panel<float>, --rows;
+    if (__builtin_expect(high == 0xffff, 1)) {
+      if (adds) left += load(to), right += load(to + lanes<float>);
+      store(to, left);
+      store(to + lanes<float>, right);
+      return;
+    }
+    if (adds) left += _mm512_maskz_loadu_ps(low, to), right += _mm512_maskz_loadu_ps(high, to + lanes<float>);
+    _mm512_mask_storeu_ps(to, low, left);
+    _mm512_mask_storeu_ps(to + lanes<float>, high, right);
+  }
+
+  void put_all() {
+    while (rows > 0) put();
+  }
+
+  void cut_all() {
+    while (cutter.left > 0) cutter.step();
+  }
+};
+
+#endif
+
+}  // namespace tt
