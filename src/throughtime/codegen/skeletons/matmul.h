@@ -77,9 +77,11 @@ struct Rectangle {
   void rows_as_ever(int64_t r, int64_t r_end, int64_t c, int64_t c_end, int64_t k, int64_t depth) const {
     const int64_t chain = longest_chain();
     const bool begins = k == 0 || k % chain == 0;
-    pack_right(c, c_end, k, depth);
-    rows_of_block(r, r_end, c, c_end, k, depth, chain,
-                  !begins ? Start::go_on : (k > 0 || product.add) ? Start::add : Start::zero);
+    const Start start = !begins ? Start::go_on : (k > 0 || product.add) ? Start::add : Start::zero;
+    const int64_t some = depth < block_depth<T> ? depth : block_depth<T>;
+    pack_right(c, c_end, k, some);
+    rows_of_block(r, r_end, c, c_end, k, some, chain, start);
+    if (some < depth) rows_as_ever(r, r_end, c, c_end, k + some, depth - some);
   }
 
   // Rows [first, last), whose columns have been packed.
@@ -219,20 +221,23 @@ struct Products {
     const MatrixProduct<T>* p = all;
     for (; task >= p->row_tasks * p->column_tasks; ++p) task -= p->row_tasks * p->column_tasks;
     const int64_t r = task % p->row_tasks, c = task / p->row_tasks;
-    const int64_t columns = block_columns * panel<T>, whole = columns * block_depth<T> + block_rows * Beside<T>::row;
+    // The right block, of which matrix units take a little more.
+    const int64_t columns = block_columns * panel<T>, right = columns * (block_depth<T> + tile_depth);
+    const int64_t whole = right + block_rows * Beside<T>::row;
     const bool in_pieces = routines<T>.units && is_worth_cutting(p->rows, p->columns, p->depth);
+    const int64_t high = in_pieces ? tile_edge : tile_rows;
     T* memory = allocate<T>(whole + (in_pieces ? Rectangle<T>::room_for_pieces() : 0));
     if (!memory) {
       __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
       return;
     }
     Rectangle<T>{*p,
-                 edge(p->rows, p->row_tasks, r, tile_rows),
-                 edge(p->rows, p->row_tasks, r + 1, tile_rows),
+                 edge(p->rows, p->row_tasks, r, high),
+                 edge(p->rows, p->row_tasks, r + 1, high),
                  edge(p->columns, p->column_tasks, c, panel<T>),
                  edge(p->columns, p->column_tasks, c + 1, panel<T>),
                  memory,
-                 memory + columns * block_depth<T>,
+                 memory + right,
                  in_pieces ? memory + whole : nullptr}
         .run();
     free(memory);

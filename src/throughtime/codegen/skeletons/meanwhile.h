@@ -11,41 +11,53 @@ namespace tt {
 // Numbers that the pieces of a tile's rows take.
 inline int64_t tile_size(int64_t depth) { return tile_blocks(depth) * most_pieces * tile_numbers; }
 
-// What is cut a little at a time: whole tiles of rows, whole blocks of the depth. Of rows whose numbers lie together
-// those of one after the other, or else four rows' numbers of all steps.
+// What is cut a little at a time, tile by tile. Of rows whose numbers lie together, a block of the depth of one after the
+// other; or else four rows' numbers of a whole block.
 template <bool Across>
 struct Cutter {
   const float* const* line;  // the next row, or the first of the next steps
   float* to;                 // its pieces
-  int64_t at = 0, end;       // steps that have been made of each row, and all; or rows of these steps
-  int64_t size, skipped;     // numbers that a tile takes, and those after the last whole block
+  int64_t at = 0, end;       // how far it is: the next step of the rows, or the next row of these steps; and how far it goes
+  int64_t size;              // numbers that a tile takes
   int64_t left;              // how much is left
   int turn = 0;              // row of a tile, or quarter
+  __mmask16 low = 0xffff, high = 0xffff;  // which of the next steps there are
   Found found = {};
 
+  // The lines of `rows` rows of `depth` steps: of rows as many as fill all tiles, of steps as many as fill all blocks.
   Cutter(const float* const* lines, float* pieces, int64_t rows, int64_t depth) : line(lines), to(pieces) {
-    const int64_t tiles = rows / tile_edge, blocks = depth / tile_depth;
-    size = tile_size(depth), skipped = size - blocks * most_pieces * tile_numbers;
-    end = Across ? tiles * tile_edge : blocks * tile_depth;
-    left = tiles * blocks * (Across ? 4 : tile_edge);
+    const int64_t tiles = (rows + tile_edge - 1) / tile_edge;
+    size = tile_size(depth), end = Across ? rows : depth;
+    left = tiles * tile_blocks(depth) * (Across ? 4 : tile_edge);
+    if (!Across) take_masks();
+  }
+
+  // A tile's first row. The last tile repeats some rows of the one before.
+  static int64_t first_row(int64_t row, int64_t rows) { return row + tile_edge > rows && rows >= tile_edge ? rows - tile_edge : row; }
+
+  void take_masks() {
+    const int64_t some = end - at;
+    low = some < lanes<float> ? __mmask16((1 << some) - 1) : 0xffff;
+    high = some >= tile_depth ? 0xffff : some > lanes<float> ? __mmask16((1 << (some - lanes<float>)) - 1) : 0;
   }
 
   TT_INLINE void step() {
     --left;
     if constexpr (Across) {
-      split_quarter(to, line, at, turn, found);
+      split_quarter(to, line, first_row(at, end), turn, found);
       if ((turn = (turn + 1) % 4)) return;
       to += size, at += tile_edge;
       if (at < end) return;
-      to += most_pieces * tile_numbers - end / tile_edge * size, at = 0, line += tile_depth;
+      to += most_pieces * tile_numbers - (at / tile_edge) * size, at = 0, line += tile_depth;
     } else {
       const float* const from = *line++ + at;
-      store_pieces(to, tile_numbers, most_pieces, load(from), load(from + lanes<float>), found);
+      store_pieces(to, tile_numbers, most_pieces, _mm512_maskz_loadu_ps(low, from), _mm512_maskz_loadu_ps(high, from + lanes<float>),
+                   found);
       to += lanes<float>;
       if ((turn = (turn + 1) % tile_edge)) return;
       to += (most_pieces - 1) * tile_numbers, at += tile_depth, line -= tile_edge;
-      if (at < end) return;
-      to += skipped, at = 0, line += tile_edge;
+      if (at >= end) at = 0, line += tile_edge;
+      take_masks();
     }
   }
 };
