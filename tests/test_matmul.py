@@ -10,6 +10,7 @@ from throughtime.codegen.source import products_source, skeletons
 from throughtime.nn.matmul import PIECE, Products, flat_matrix, is_flat, laid_out, matrix
 
 SIZES = [(1, 1, 1), (7, 33, 5), (100, 150, 301), (13, 1, 700), (5, 17, 1), (64, 64, 64), (257, 40, 129)]
+SIZES += [(1200, 700, 3), (1200, 700, 8), (47, 260, 152), (33, 61, 700), (150, 97, 161)]
 
 
 def error(a, b):
@@ -35,23 +36,25 @@ def test_products(rows, columns, depth, dtype, tolerance):
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_only_the_listed_rows_and_depths(transposed):
-    torch.manual_seed(0)
-    left, right = torch.randn(50, 40), torch.randn(40, 20)
-    rows, depth = torch.arange(0, 50, 3), torch.tensor([0, 5, 6, 7, 20, 39])
+@pytest.mark.parametrize("size, columns, listed", [(50, 20, 6), (50, 20, 13), (400, 120, 333)])
+def test_only_the_listed_rows_and_depths(transposed, size, columns, listed):
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(size, size, generator=generator), torch.randn(size, columns, generator=generator)
+    rows, depth = (torch.randperm(size, generator=generator)[:listed].sort().values for _ in range(2))
     poisoned = left.clone()
-    poisoned[torch.ones(50, dtype=torch.bool).scatter(0, rows, False)] = float("nan")
+    poisoned[torch.ones(size, dtype=torch.bool).scatter(0, rows, False)] = float("nan")
     given = poisoned.t().contiguous().t() if transposed else poisoned
-    out = torch.zeros(50, 20)
+    out = torch.zeros(size, columns)
     batch = Products(torch.float32)
     batch.add(matrix(given), matrix(right), matrix(out), rows=rows)
     batch.run()
     assert error(out[rows], left[rows].double() @ right.double()) < 1e-6
-    assert int(out.count_nonzero()) == len(rows) * 20
+    assert int(out.count_nonzero()) == listed * columns
     batch = Products(torch.float32)
     poisoned = right.clone()
-    poisoned[torch.ones(40, dtype=torch.bool).scatter(0, depth, False)] = float("nan")
-    batch.add(matrix(left), matrix(poisoned), matrix(out), depth=depth)
+    poisoned[torch.ones(size, dtype=torch.bool).scatter(0, depth, False)] = float("nan")
+    given = left.t().contiguous().t() if transposed else left
+    batch.add(matrix(given), matrix(poisoned), matrix(out), depth=depth)
     batch.run()
     assert error(out, left[:, depth].double() @ right[depth].double()) < 1e-6
 

@@ -80,8 +80,8 @@ def test_tiny_numbers_beside_others(exponent, on_left):
         tiny = one[:, first::16] if on_left else other[first::16]
         tiny *= 2.0**exponent
         exact = one.double() @ other.double()
-        assert torch.allclose(product(one, other).double(), exact, rtol=0, atol=1e-5)
-        assert torch.allclose(product(laid_out(one, True), other).double(), exact, rtol=0, atol=1e-5)
+        assert torch.allclose(product(one, other).double(), exact, rtol=0, atol=2e-5)
+        assert torch.allclose(product(laid_out(one, True), other).double(), exact, rtol=0, atol=2e-5)
 
 
 def test_sums_that_stand_there_and_lists_of_rows():
@@ -98,7 +98,7 @@ def test_sums_that_stand_there_and_lists_of_rows():
     assert torch.allclose(found.double(), left[:, depth].double() @ right[depth].double(), rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan"), 3e38, -2e38])
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan"), 3e38, -2e38, 9e18, 1e19])
 @pytest.mark.parametrize("on_left", [False, True])
 def test_infinite_and_huge_numbers_in_products(value, on_left):
     generator = torch.Generator().manual_seed(0)

@@ -27,7 +27,7 @@ __attribute__((noinline)) void direct(const T* from, int64_t row_step, int64_t d
         load_transposed(square, row_step, column);
 #pragma GCC unroll 16
         for (int j = 0; j < lanes<T>; ++j)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
           for (int v = 0; v < Count; ++v) sum[v][half] = fma(splat(vectors[v][at + j]), column[j], sum[v][half]);
       }
     for (int half = 0; half < 2 && at < end; ++half) {
@@ -36,12 +36,12 @@ __attribute__((noinline)) void direct(const T* from, int64_t row_step, int64_t d
       for (int j = 0; j < int(end - at); ++j)
         for (int v = 0; v < Count; ++v) sum[v][half] = fma(splat(vectors[v][at + j]), column[j], sum[v][half]);
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < Count; ++v)
 #pragma GCC unroll 2
       for (int half = 0; half < 2; ++half) total[v][half] = k ? total[v][half] + sum[v][half] : sum[v][half];
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int v = 0; v < Count; ++v)
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) store(out[v] + half * lanes<T>, total[v][half]);

@@ -13,6 +13,7 @@
 #include "blocks.h"
 #include "call.h"
 #include "matrix_product.h"
+#include "outer.h"
 
 namespace tt {
 
@@ -40,6 +41,7 @@ struct Rectangle {
 
   void run() {
     if (product.cleared) clear();
+    if (is_outer(product)) return outer(product, row0, row1, column0, column1);
     for (int64_t c = column0; c < column1; c += block_columns * panel<T>) {
       const int64_t end = c + block_columns * panel<T> < column1 ? c + block_columns * panel<T> : column1;
       pieces ? run_pieces(c, end) : run_columns(c, end);

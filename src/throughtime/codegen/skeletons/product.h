@@ -83,7 +83,7 @@ struct Beside {
 // ---- matrices that are read once ---------------------------------------------------------------
 
 // More vectors are worth packing for.
-inline constexpr int direct_rows = 4;
+inline constexpr int direct_rows = tile_accumulators > 12 ? 8 : 4;
 
 // Whether a panel of outputs can be made so: its rows' numbers lie side by side, and it has all its rows.
 template <class T>
