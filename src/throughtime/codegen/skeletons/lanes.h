@@ -123,23 +123,6 @@ TT_INLINE Vec<T> load(const T* from) {
   return result;
 }
 
-#if defined(__AVX512F__)
-// Four elements each of rows 0, 4, 8 and 12: shuffles that loads do cost less than those of registers.
-TT_INLINE Vec<float> load_quarters(const float* from, int64_t step) {
-  __m512 result = _mm512_castps128_ps512(_mm_loadu_ps(from));
-  result = _mm512_mask_broadcast_f32x4(result, 0x00f0, _mm_loadu_ps(from + 4 * step));
-  result = _mm512_mask_broadcast_f32x4(result, 0x0f00, _mm_loadu_ps(from + 8 * step));
-  return _mm512_mask_broadcast_f32x4(result, 0xf000, _mm_loadu_ps(from + 12 * step));
-}
-// The same from element `first` on of rows that lie anywhere.
-TT_INLINE Vec<float> load_quarters(const float* const* row, int64_t first) {
-  __m512 result = _mm512_castps128_ps512(_mm_loadu_ps(row[0] + first));
-  result = _mm512_mask_broadcast_f32x4(result, 0x00f0, _mm_loadu_ps(row[4] + first));
-  result = _mm512_mask_broadcast_f32x4(result, 0x0f00, _mm_loadu_ps(row[8] + first));
-  return _mm512_mask_broadcast_f32x4(result, 0xf000, _mm_loadu_ps(row[12] + first));
-}
-#endif
-
 template <class T>
 TT_INLINE void store(T* to, Vec<T> value) {
   memcpy(to, &value, sizeof value);

@@ -29,6 +29,22 @@ TT_INLINE void transpose(Vec<T>* rows) {
 }
 
 #if defined(__AVX512F__)
+// Four elements each of rows 0, 4, 8 and 12: shuffles that loads do cost less than those of registers.
+TT_INLINE Vec<float> load_quarters(const float* from, int64_t step) {
+  __m512 result = _mm512_castps128_ps512(_mm_loadu_ps(from));
+  result = _mm512_mask_broadcast_f32x4(result, 0x00f0, _mm_loadu_ps(from + 4 * step));
+  result = _mm512_mask_broadcast_f32x4(result, 0x0f00, _mm_loadu_ps(from + 8 * step));
+  return _mm512_mask_broadcast_f32x4(result, 0xf000, _mm_loadu_ps(from + 12 * step));
+}
+
+// The same from element `first` on of rows that lie anywhere.
+TT_INLINE Vec<float> load_quarters(const float* const* row, int64_t first) {
+  __m512 result = _mm512_castps128_ps512(_mm_loadu_ps(row[0] + first));
+  result = _mm512_mask_broadcast_f32x4(result, 0x00f0, _mm_loadu_ps(row[4] + first));
+  result = _mm512_mask_broadcast_f32x4(result, 0x0f00, _mm_loadu_ps(row[8] + first));
+  return _mm512_mask_broadcast_f32x4(result, 0xf000, _mm_loadu_ps(row[12] + first));
+}
+
 // Of every four neighbours the first or the last two of `a` and of `b`, `Size` at a time: a0 b0 a1 b1, or a0 a1 b0 b1.
 template <bool Upper, int Size, int... I>
 TT_INLINE Vec<float> within_quarters(Vec<float> a, Vec<float> b, Indices<I...>) {
