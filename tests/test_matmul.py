@@ -97,6 +97,44 @@ def test_the_same_bits_for_any_number_of_threads():
     assert all(torch.equal(a, b) for each in found for a, b in zip(each, found[0], strict=True))
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_any_shape_list_and_number_of_threads(seed):
+    generator = torch.Generator().manual_seed(seed)
+
+    def number(most):
+        return int(torch.randint(1, most + 1, (), generator=generator))
+
+    rows, columns, depth = (
+        number((40, 300)[seed % 3 > 0]),
+        number((40, 200)[seed % 4 > 0]),
+        number((9, 400)[seed % 5 > 0]),
+    )
+    listed, deep = rows + number(50), depth + number(50)
+    left = torch.randn(listed, deep, generator=generator)
+    right = torch.randn(deep, columns, generator=generator)
+    if seed % 6 == 0:  # numbers that need but one piece
+        right = right.bfloat16().float()
+    some = torch.randperm(listed, generator=generator)[:rows].sort().values if seed % 2 else None
+    steps = torch.randperm(deep, generator=generator)[:depth].sort().values if seed % 7 < 3 else None
+    exact = (left if steps is None else left[:, steps]).double() @ (right if steps is None else right[steps]).double()
+    out, before = torch.full((listed, columns), 3.0), torch.get_num_threads()
+    given = left.t().contiguous().t() if seed % 3 == 1 else left
+    other = right.t().contiguous().t() if seed % 5 == 2 else right
+    try:
+        torch.set_num_threads(1 + seed % 5)
+        batch = Products(torch.float32)
+        batch.add(matrix(given), matrix(other), matrix(out), chain=64, more=seed % 4 == 1, rows=some, depth=steps)
+        batch.run()
+    finally:
+        torch.set_num_threads(before)
+    expected = exact + 3 if seed % 4 == 1 else exact
+    if some is not None:
+        untouched = torch.ones(listed, dtype=torch.bool).scatter(0, some, False)
+        assert bool((out[untouched] == 3).all())
+        out, expected = out[some], expected[some]
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-4)
+
+
 def test_layouts():
     steps, rows, width = 5, 3, 4
     time_first = torch.randn(steps, rows, width)

@@ -144,12 +144,12 @@ struct InPieces {
     for (Place at = {of.row0 - tall, b1}; at.r < of.row1; at = after(at)) {
       const Left next(*this, after(at));
       Meanwhile<Across> meanwhile({next.line, other, next.rows, next.depth});
-      if (at.r < of.row0)
-        ;  // the first block is cut before anything is multiplied
-      else if (found & unfit || !pieces[at.b - b0])
-        of.rows_as_ever(at.r, at.r + rows_at(at.r), c, c_end, edge(at.b), depth_of(at.b));
-      else
-        multiply(at, made, found, meanwhile);
+      if (at.r >= of.row0) {  // the first block is cut before anything is multiplied
+        if (found & unfit || !pieces[at.b - b0])
+          of.rows_as_ever(at.r, at.r + rows_at(at.r), c, c_end, edge(at.b), depth_of(at.b));
+        else
+          multiply(at, made, found, meanwhile);
+      }
       meanwhile.cut_all();
       found = meanwhile.cutter.found.all();
       float* const free = made;
@@ -177,7 +177,8 @@ struct InPieces {
         call.out = sums[turn ^= 1];
         multiply_tiles(call, c_end - j <= lanes<float>, meanwhile);
         meanwhile.put_all();
-        const int64_t rows = end - i < tile_edge ? end - i : tile_edge, skipped = i - Cutter<Across>::first_row(i, end);
+        const int64_t rows = end - i < tile_edge ? end - i : tile_edge;
+        const int64_t skipped = i - Cutter<Across>::first_row(i, end);
         meanwhile.begin(call.out + skipped * panel<float>, out + i, rows, j, c_end - j);
       }
     }

@@ -8,6 +8,11 @@ namespace tt {
 
 #if defined(TT_MATRIX_UNITS)
 
+// The first `count` lanes; none or all if there are no so many.
+inline __mmask16 lanes_up_to(int64_t count) {
+  return count >= lanes<float> ? __mmask16(0xffff) : count > 0 ? __mmask16((1 << count) - 1) : __mmask16(0);
+}
+
 // Numbers that the pieces of a tile's rows take.
 inline int64_t tile_size(int64_t depth) { return tile_blocks(depth) * most_pieces * tile_numbers; }
 
@@ -17,7 +22,7 @@ template <bool Across>
 struct Cutter {
   const float* const* line;  // the next row, or the first of the next steps
   float* to;                 // its pieces
-  int64_t at = 0, end;       // how far it is: the next step of the rows, or the next row of these steps; and how far it goes
+  int64_t at = 0, end;       // the next step of the rows, or the next row of the steps; how many there are
   int64_t size;              // numbers that a tile takes
   int64_t left;              // how much is left
   int turn = 0;              // row of a tile, or quarter
@@ -33,13 +38,11 @@ struct Cutter {
   }
 
   // A tile's first row. The last tile repeats some rows of the one before.
-  static int64_t first_row(int64_t row, int64_t rows) { return row + tile_edge > rows && rows >= tile_edge ? rows - tile_edge : row; }
-
-  void take_masks() {
-    const int64_t some = end - at;
-    low = some < lanes<float> ? __mmask16((1 << some) - 1) : 0xffff;
-    high = some >= tile_depth ? 0xffff : some > lanes<float> ? __mmask16((1 << (some - lanes<float>)) - 1) : 0;
+  static int64_t first_row(int64_t row, int64_t rows) {
+    return row + tile_edge > rows && rows >= tile_edge ? rows - tile_edge : row;
   }
+
+  void take_masks() { low = lanes_up_to(end - at), high = lanes_up_to(end - at - lanes<float>); }
 
   TT_INLINE void step() {
     --left;
@@ -51,8 +54,8 @@ struct Cutter {
       to += most_pieces * tile_numbers - (at / tile_edge) * size, at = 0, line += tile_depth;
     } else {
       const float* const from = *line++ + at;
-      store_pieces(to, tile_numbers, most_pieces, _mm512_maskz_loadu_ps(low, from), _mm512_maskz_loadu_ps(high, from + lanes<float>),
-                   found);
+      const Vec<float> first = _mm512_maskz_loadu_ps(low, from), second = _mm512_maskz_loadu_ps(high, from + lanes<float>);
+      store_pieces(to, tile_numbers, most_pieces, first, second, found);
       to += lanes<float>;
       if ((turn = (turn + 1) % tile_edge)) return;
       to += (most_pieces - 1) * tile_numbers, at += tile_depth, line -= tile_edge;
@@ -67,10 +70,10 @@ struct Cutter {
 template <bool Across>
 struct Meanwhile {
   Cutter<Across> cutter;
-  int64_t each = 0;             // steps of it at once
-  const float* from = nullptr;  // [row][panel]
-  float* const* place = nullptr;  // rows of the result
-  int64_t rows = 0, j = 0;      // left; the first column
+  int64_t each = 0;               // steps of it at once
+  const float* from = nullptr;    // a tile that has been made: [row][panel]
+  float* const* place = nullptr;  // the rows that it belongs to
+  int64_t rows = 0, j = 0;        // of them that are left; the first column
   __mmask16 low = 0, high = 0;
   bool adds = false;
 
@@ -80,8 +83,7 @@ struct Meanwhile {
 
   void begin(const float* tile, float* const* out, int64_t count, int64_t column, int64_t columns) {
     from = tile, place = out, rows = count, j = column;
-    low = columns < lanes<float> ? __mmask16((1 << columns) - 1) : 0xffff;
-    high = columns >= panel<float> ? 0xffff : columns > lanes<float> ? __mmask16((1 << (columns - lanes<float>)) - 1) : 0;
+    low = lanes_up_to(columns), high = lanes_up_to(columns - lanes<float>);
   }
 
   TT_INLINE void operator()() {
