@@ -73,6 +73,7 @@ def test_whole_numbers_are_multiplied_exactly(bits_left, bits_right):
 @pytest.mark.parametrize("on_left", [False, True])
 def test_tiny_numbers_beside_others(exponent, on_left):
     # Numbers that share a lane: a subnormal piece of one must not reach the other.
+    bound = 1e-5 if has_matrix_units("float32") else 2e-5  # without them a chain is rounded more often
     generator = torch.Generator().manual_seed(0)
     left, right = torch.randn(300, 96, generator=generator), torch.randn(96, 200, generator=generator)
     for first in (16, 0, 5):
@@ -80,8 +81,8 @@ def test_tiny_numbers_beside_others(exponent, on_left):
         tiny = one[:, first::16] if on_left else other[first::16]
         tiny *= 2.0**exponent
         exact = one.double() @ other.double()
-        assert torch.allclose(product(one, other).double(), exact, rtol=0, atol=2e-5)
-        assert torch.allclose(product(laid_out(one, True), other).double(), exact, rtol=0, atol=2e-5)
+        assert torch.allclose(product(one, other).double(), exact, rtol=0, atol=bound)
+        assert torch.allclose(product(laid_out(one, True), other).double(), exact, rtol=0, atol=bound)
 
 
 def test_sums_that_stand_there_and_lists_of_rows():

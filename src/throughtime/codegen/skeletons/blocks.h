@@ -34,7 +34,6 @@ struct InPieces {
 
   int64_t panels() const { return (c_end - c + panel<float> - 1) / panel<float>; }
   int64_t rows_at(int64_t r) const { return r + tall < of.row1 ? tall : of.row1 - r; }
-  static int64_t tiles_of(int64_t rows) { return (rows + tile_edge - 1) / tile_edge; }
   int64_t blocks() const { return (of.product.depth + deepest - 1) / deepest; }
   // Where a block begins.
   int64_t edge(int64_t b) const {
@@ -54,43 +53,43 @@ struct InPieces {
     shape_tiles(0);
   }
 
-  // Into how many pieces.
+  // Into how many pieces. What does not lie row by row is packed first.
   int cut_right(int64_t b) {
     const Matrix<float>& m = of.product.right;
     const int64_t k = edge(b), depth = depth_of(b);
-    const float* step[deepest];
     const bool lies_well = m.column_step == 1;
     if (!lies_well) of.pack_right(c, c_end, k, depth);
-    for (int64_t d = 0; d < depth && lies_well; ++d) step[d] = m.data + of.product.step(k + d) * m.row_step + c;
+    const float* step[deepest];
+    for (int64_t d = 0; d < depth; ++d)
+      step[d] = lies_well ? m.data + of.product.step(k + d) * m.row_step + c : of.right + d * panel<float>;
+    const int64_t apart = lies_well ? panel<float> : depth * panel<float>;  // a panel's numbers of a step from the next one's
     // Most blocks that need more than one piece need them for their first numbers.
     Found first;
     float unused[tile_edge];
     const int some = c_end - c < lanes<float> ? int(c_end - c) : lanes<float>;
-    store_pieces(unused, 0, 1, load(lies_well ? step[0] : of.right, some), Vec<float>{}, first);
-    if (!first.all() && !cut_panels(right_of(b), step, depth, 1)) return 1;
-    return cut_panels(right_of(b), step, depth, most_pieces) & unfit ? 0 : most_pieces;
+    store_pieces(unused, 0, 1, load(step[0], some), Vec<float>{}, first);
+    if (!first.all() && !cut_panels(right_of(b), step, apart, depth, 1)) return 1;
+    return cut_panels(right_of(b), step, apart, depth, most_pieces) & unfit ? 0 : most_pieces;
   }
 
-  int cut_panels(float* room, const float** step, int64_t depth, int some) {
+  int cut_panels(float* room, const float* const* step, int64_t apart, int64_t depth, int some) const {
     static constexpr float nothing[panel<float>] = {};
-    const int64_t columns = c_end - c;
-    const bool lies_well = of.product.right.column_step == 1;
-    float last[deepest][panel<float>];
+    float last[deepest][panel<float>];  // the panel that is not whole
     Found found;
-    for (int64_t j = 0; j < columns; j += panel<float>, room += panel_room) {
-      const bool is_whole = lies_well && columns - j >= panel<float>;
+    int64_t columns = c_end - c;
+    for (int64_t j = 0; j < panels() && !(some == 1 && found.all()); ++j, columns -= panel<float>, room += panel_room) {
       const float* here[deepest];
       for (int64_t d = 0; d < depth; ++d) {
-        here[d] = is_whole ? step[d] + j : lies_well ? last[d] : of.right + j * depth + d * panel<float>;
-        if (is_whole || !lies_well) continue;
-        const int low = columns - j < lanes<float> ? int(columns - j) : lanes<float>;
-        store(last[d], load(step[d] + j, low));
-        store(last[d] + lanes<float>, load(step[d] + j + low, int(columns - j) - low));
+        here[d] = step[d] + j * apart;
+        if (columns >= panel<float>) continue;
+        const int low = columns < lanes<float> ? int(columns) : lanes<float>;
+        store(last[d], load(here[d], low));
+        store(last[d] + lanes<float>, load(here[d] + low, int(columns) - low));
+        here[d] = last[d];
       }
       for (int64_t d = depth; d % tile_depth; ++d) here[d] = nothing;
       float* to = room;
       for (int64_t d = 0; d < depth; d += tile_depth, to += 2 * some * tile_numbers) split_panel(to, here + d, 0, some, found);
-      if (some == 1 && found.all()) break;
     }
     return found.all();
   }

@@ -26,7 +26,7 @@ struct Rectangle {
   const MatrixProduct<T>& product;
   int64_t row0, row1, column0, column1;
   T *right, *left;  // packed blocks
-  T* pieces;         // the same for matrix units; null: they are not used
+  T* pieces;        // the same for matrix units; null: they are not used
 
   // The rows of `out` between those of the list, which ascends.
   void clear() {

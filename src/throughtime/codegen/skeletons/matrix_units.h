@@ -80,12 +80,12 @@ inline int split_vector(float* to, int64_t rows, int64_t row, const float* from,
 
 // Rows 4 q to 4 q + 3 of a tile of the left matrix, whose numbers of one step lie together, from `first` on.
 TT_INLINE void split_quarter(float* to, const float* const* step, int64_t first, int q, Found& found) {
+  const auto quarters = [at = first + 4 * q](const float* const* row) {
+    return load_quarters(row[0] + at, row[4] + at, row[8] + at, row[12] + at);
+  };
   Vec<float> low[4], high[4];
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    low[i] = load_quarters(step + i, first + 4 * q);
-    high[i] = load_quarters(step + tile_depth / 2 + i, first + 4 * q);
-  }
+  for (int i = 0; i < 4; ++i) low[i] = quarters(step + i), high[i] = quarters(step + tile_depth / 2 + i);
   transpose_quarter(low);
   transpose_quarter(high);
 #pragma GCC unroll 4

@@ -31,9 +31,8 @@ struct Cutter {
 
   // The lines of `rows` rows of `depth` steps: of rows as many as fill all tiles, of steps as many as fill all blocks.
   Cutter(const float* const* lines, float* pieces, int64_t rows, int64_t depth) : line(lines), to(pieces) {
-    const int64_t tiles = (rows + tile_edge - 1) / tile_edge;
     size = tile_size(depth), end = Across ? rows : depth;
-    left = tiles * tile_blocks(depth) * (Across ? 4 : tile_edge);
+    left = tiles_of(rows) * tile_blocks(depth) * (Across ? 4 : tile_edge);
     if (!Across) take_masks();
   }
 

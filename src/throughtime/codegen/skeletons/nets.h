@@ -146,7 +146,6 @@ struct Nets : Rows<Cell, T> {
   }
 
   // All tiles of a product are equally tall; the last may repeat some rows of the one before.
-  static int64_t tiles_of(int64_t rows) { return (rows + tile_edge - 1) / tile_edge; }
   static int64_t height(int64_t rows) { return (rows + tiles_of(rows) - 1) / tiles_of(rows); }
 
   void shape_tiles(int64_t rows) {

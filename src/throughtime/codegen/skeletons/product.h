@@ -103,6 +103,7 @@ inline constexpr int most_pieces = 3;
 inline constexpr int64_t tile_edge = 16, tile_depth = 32, tile_numbers = 256;  // the last: float32 numbers in as many bytes
 
 inline constexpr int64_t tile_blocks(int64_t depth) { return (depth + tile_depth - 1) / tile_depth; }
+inline constexpr int64_t tiles_of(int64_t rows) { return (rows + tile_edge - 1) / tile_edge; }
 
 // Numbers that a packed panel takes; 0 pieces: whole numbers.
 template <class T>

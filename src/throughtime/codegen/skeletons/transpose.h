@@ -29,20 +29,12 @@ TT_INLINE void transpose(Vec<T>* rows) {
 }
 
 #if defined(__AVX512F__)
-// Four elements each of rows 0, 4, 8 and 12: shuffles that loads do cost less than those of registers.
-TT_INLINE Vec<float> load_quarters(const float* from, int64_t step) {
-  __m512 result = _mm512_castps128_ps512(_mm_loadu_ps(from));
-  result = _mm512_mask_broadcast_f32x4(result, 0x00f0, _mm_loadu_ps(from + 4 * step));
-  result = _mm512_mask_broadcast_f32x4(result, 0x0f00, _mm_loadu_ps(from + 8 * step));
-  return _mm512_mask_broadcast_f32x4(result, 0xf000, _mm_loadu_ps(from + 12 * step));
-}
-
-// The same from element `first` on of rows that lie anywhere.
-TT_INLINE Vec<float> load_quarters(const float* const* row, int64_t first) {
-  __m512 result = _mm512_castps128_ps512(_mm_loadu_ps(row[0] + first));
-  result = _mm512_mask_broadcast_f32x4(result, 0x00f0, _mm_loadu_ps(row[4] + first));
-  result = _mm512_mask_broadcast_f32x4(result, 0x0f00, _mm_loadu_ps(row[8] + first));
-  return _mm512_mask_broadcast_f32x4(result, 0xf000, _mm_loadu_ps(row[12] + first));
+// Four elements each of four rows: shuffles that loads do cost less than those of registers.
+TT_INLINE Vec<float> load_quarters(const float* first, const float* second, const float* third, const float* fourth) {
+  __m512 result = _mm512_castps128_ps512(_mm_loadu_ps(first));
+  result = _mm512_mask_broadcast_f32x4(result, 0x00f0, _mm_loadu_ps(second));
+  result = _mm512_mask_broadcast_f32x4(result, 0x0f00, _mm_loadu_ps(third));
+  return _mm512_mask_broadcast_f32x4(result, 0xf000, _mm_loadu_ps(fourth));
 }
 
 // Of every four neighbours the first or the last two of `a` and of `b`, `Size` at a time: a0 b0 a1 b1, or a0 a1 b0 b1.
@@ -76,7 +68,10 @@ TT_INLINE void load_transposed(const T* from, int64_t step, Vec<T>* columns) {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i)
 #pragma GCC unroll 4
-      for (int q = 0; q < 4; ++q) columns[4 * q + i] = load_quarters(from + i * step + 4 * q, step);
+      for (int q = 0; q < 4; ++q) {
+        const T* const at = from + i * step + 4 * q;
+        columns[4 * q + i] = load_quarters(at, at + 4 * step, at + 8 * step, at + 12 * step);
+      }
 #pragma GCC unroll 4
     for (int q = 0; q < 4; ++q) transpose_quarter(columns + 4 * q);
     return;
