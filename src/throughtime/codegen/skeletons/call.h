@@ -76,6 +76,12 @@ using Parallel = void (*)(int64_t tasks, int64_t threads, int64_t nanoseconds, v
 
 struct Team;
 
+// How far apart vectors of so many numbers lie: by a large power of two, all would fall into the same few lines of a cache.
+template <class T>
+int64_t spread(int64_t numbers) {
+  return numbers * int64_t(sizeof(T)) % 1024 ? numbers : numbers + panel<T>;
+}
+
 template <class Cell, class T>
 struct Call {
   int64_t steps, rows, groups, threads, origin;
@@ -122,8 +128,7 @@ struct Call {
       net_column[net_reads[k]] = net_columns;
       net_columns += padded(Cell::read_width[net_reads[k]]);
     }
-    // Vectors a large power of two apart would all fall into the same few lines of a cache.
-    if (net_columns * int64_t(sizeof(T)) % 1024 == 0) net_columns += panel<T>;
+    net_columns = spread<T>(net_columns);
   }
 
   // As whole numbers if `cut_into` is 0.

@@ -128,6 +128,15 @@ TT_INLINE void store(T* to, Vec<T> value) {
   memcpy(to, &value, sizeof value);
 }
 
+// The value in a register: g++ would read it from memory again each time that it is used.
+template <class V>
+TT_INLINE V kept(V value) {
+#if defined(__x86_64__)
+  __asm__("" : "+v"(value));
+#endif
+  return value;
+}
+
 // The first n elements (0 <= n <= lanes), zero in the other lanes; memory beyond them is not touched.
 TT_INLINE Vec<float> load(const float* from, int n) {
 #if defined(__AVX512F__)

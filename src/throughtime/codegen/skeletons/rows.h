@@ -29,13 +29,14 @@ struct Rows {
     for (int k = 0; k < Cell::carries; ++k) row_size += 2 * call.padded(Cell::carry_width[k]);
     for (int k = 0; k < Cell::buffers; ++k) row_size += call.padded(Cell::buffer_width[k]);
     for (int k = 0; k < Cell::sums; ++k) row_size += call.padded(Cell::sum_width[k]);
+    row_size = spread<T>(row_size);
     memory = allocate<T>(rows * row_size + net_count);
     buffer = (T**)malloc(size_t(rows) * (per_row + Cell::carries + Cell::sums) * sizeof(T*));
     if (!memory || !buffer) return false;
     next = buffer + rows * per_row;
     partial = next + rows * Cell::carries;
-    T* at = memory;
     for (int64_t r = 0; r < rows; ++r) {
+      T* at = memory + r * row_size;
       for (int k = 0; k < Cell::carries; ++k) {
         const int64_t size = call.padded(Cell::carry_width[k]);
         memset(at, 0, size_t(2 * size) * sizeof(T));
@@ -55,7 +56,7 @@ struct Rows {
         at += size;
       }
     }
-    nets = at;
+    nets = memory + rows * row_size;
     load_states();
     return true;
   }

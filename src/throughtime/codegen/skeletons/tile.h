@@ -54,18 +54,32 @@ void tile(const TileCall<T>& call) {
     for (int r = 0; r < Rows; ++r) vector[r] = call.vectors[s * Rows + r];
     const int64_t depth = call.depth[s];
     for (int64_t k = 0; k < depth; ++k) {
-      Vec<T> column[Vectors * Panels];
-#pragma GCC unroll 16
-      for (int p = 0; p < Vectors * Panels; ++p) {
+      const auto column = [&](int p) {
         const T* here = packed + p / Vectors * call.panel_step + p % Vectors * lanes<T>;
         if (Rows >= rows_of_far_ahead) __builtin_prefetch(here + far_ahead * panel<T>, 0, 2);
-        column[p] = load(here);
-      }
+        return load(here);
+      };
+      // What is fewer stays in registers: the numbers of the rows, or those of the panels.
+      if constexpr (Panels > 1) {
+        Vec<T> value[Rows];
 #pragma GCC unroll 16
-      for (int r = 0; r < Rows; ++r) {
-        const Vec<T> value = splat(vector[r][k]);
+        for (int r = 0; r < Rows; ++r) value[r] = splat(vector[r][k]);
 #pragma GCC unroll 16
-        for (int p = 0; p < Vectors * Panels; ++p) sum[r][p] = fma(value, column[p], sum[r][p]);
+        for (int p = 0; p < Vectors * Panels; ++p) {
+          const Vec<T> here = kept(column(p));
+#pragma GCC unroll 16
+          for (int r = 0; r < Rows; ++r) sum[r][p] = fma(value[r], here, sum[r][p]);
+        }
+      } else {
+        Vec<T> here[Vectors];
+#pragma GCC unroll 16
+        for (int p = 0; p < Vectors; ++p) here[p] = column(p);
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r) {
+          const Vec<T> value = splat(vector[r][k]);
+#pragma GCC unroll 16
+          for (int p = 0; p < Vectors; ++p) sum[r][p] = fma(value, here[p], sum[r][p]);
+        }
       }
       packed += panel<T>;
     }
@@ -81,7 +95,7 @@ void tile(const TileCall<T>& call) {
 template <class T, int Rows, int Panels>
 TT_INLINE int tile_step(const TileCall<T>& call, int64_t left, bool narrow) {
   if constexpr (Panels > 1) {
-    if (left < Panels) return tile_step<T, Rows, Panels / 2>(call, left, narrow);
+    if (left < Panels) return tile_step<T, Rows, (Panels > 3 ? 2 : Panels - 1)>(call, left, narrow);
   }
   if (narrow)
     tile<T, Rows, Panels, 1>(call);
