@@ -20,6 +20,7 @@ from throughtime.nn.cuda_model import VARIABLE
 from throughtime.nn.explanation import Explanation, KernelUse, LayerUse
 from throughtime.nn.kernels import column_blocks
 from throughtime.nn.precision import NARROW
+from throughtime.nn.products import needs_table
 from throughtime.nn.recurrent import Recurrent
 from throughtime.nn.steps import RecurrentCell
 
@@ -244,7 +245,9 @@ class _Call:
         if len(self.layer.derived.biases) > 1:
             made.add("bias")  # a sum of two parameters; a single one is a parameter
         if self.words and level == 0:
-            made |= {"net", "x"}  # of words W x is a gather, and x vectors of zeros and a one
+            made |= {"net", "x"}  # of words W x is a gather or looked up in Wᵀ, and x vectors of zeros and a one
+            if "net" in numbers and self.on_cpu and needs_table(self.steps * self.rows, kind.sizes["input"]):
+                numbers["net"] = numbers["net"] // (self.steps * self.rows) * kind.sizes["input"]
         if not self.on_cpu:
             made.add("net")
         scale = dtype.itemsize * self.layer.directions // len(kind.reverse)

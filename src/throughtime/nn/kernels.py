@@ -174,7 +174,7 @@ class Template(NamedTuple):
 
 class Mapped(NamedTuple):
     """Reads by number that are parts of W x: x [T, B, depth] is tensor number `slot`; the places of these reads are
-    those of rows of W."""
+    those of rows of W. Depth 0: x are word numbers [T, B], and these reads are rows of Wᵀ."""
 
     slot: int
     depth: int
@@ -224,8 +224,9 @@ def with_input(call: Template, layout: Sequence[Sequence[int] | None], mapped: M
     """A call that also says which reads the kernel maps itself."""
     if mapped is None:
         return call._replace(numbers=call.numbers + array("q", [0]))
-    step, row, _ = layout[mapped.slot]  # type: ignore[misc]
-    words = (len(mapped.reads), 0, step, row, mapped.depth, *mapped.reads)
+    step, row = layout[mapped.slot][:2]  # type: ignore[index]
+    count, depth = (len(mapped.reads), [mapped.depth]) if mapped.depth else (-len(mapped.reads), [])
+    words = (count, 0, step, row, *depth, *mapped.reads)
     return call._replace(
         numbers=call.numbers + array("q", words),
         places=[*call.places, (len(call.numbers) + 1, mapped.slot, 0)],

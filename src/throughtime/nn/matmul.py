@@ -76,6 +76,10 @@ PIECE = 64  # as `piece` in matmul.h
 """Products that are summed in one chain: one over all T · B rows would round more than a loop over time."""
 
 
+BY_WORD = -1  # as `by_word` in matrix_product.h
+"""In place of a chain: the left matrix is a list of word numbers, int64, one for every row of the right one, and each
+row of the result the sum of its word's rows."""
+
 REAL = "real"
 """In place of a list of rows, where products are prepared: those that a run will be given."""
 
@@ -101,7 +105,8 @@ class Products:
     ) -> None:
         """out = left right, or out += left right if `more`, for which what was added before is then complete.
 
-        Every element is one chain of multiply-adds; of chains of `chain` products, added up, if that is not 0.
+        Every element is one chain of multiply-adds; of chains of `chain` products, added up, if that is not 0; see
+        `BY_WORD` too.
         `rows` (int64, ascending): only those rows of `left` and `out`, whose other rows become 0 if `clear`; `depth`:
         only those columns of `left` and rows of `right`.
         """

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from throughtime.nn.calls import Job, Kind, empty_results
-from throughtime.nn.kernels import MATRIX, MOST_CALLS, Mapped, Place, PreparedCall, addresses_of, layout_of
+from throughtime.nn.kernels import MATRIX, MOST_CALLS, ROW, Mapped, Place, PreparedCall, addresses_of, layout_of
 from throughtime.nn.matmul import (
     is_flat,
     laid_out,
 )
 from throughtime.nn.memory import Form
-from throughtime.nn.products import input_product
+from throughtime.nn.products import input_product, needs_table
 from throughtime.nn.program import Plan
 
 Extra = Tensor | tuple[int, bool]
@@ -93,12 +93,14 @@ def prepared(
     slots = [*operands, *range(first_result, len(row.tensors))]
     groups, mapped = plan.groups, None
     if x is not None:
-        # A column of W x is a row of W.
-        size, weights = plan.dtype.itemsize, {slot - 2 for slot in kind.net_slots}
-        groups = [
-            [Place(p.slot, MATRIX, 0, p.offset // size) if p.slot in weights else p for p in group] for group in groups
-        ]
-        mapped = Mapped(len(slots), row[x].shape[-1], plan.net_reads)
+        # A column of W x is a row of W; where x is word numbers, of every row of Wᵀ.
+        size, weights, words = plan.dtype.itemsize, {slot - 2 for slot in kind.net_slots}, row[x].dim() == 2
+
+        def placed(p: Place) -> Place:
+            return Place(p.slot, ROW, p.offset) if words else Place(p.slot, MATRIX, 0, p.offset // size)
+
+        groups = [[placed(p) if p.slot in weights else p for p in group] for group in groups]
+        mapped = Mapped(len(slots), 0 if words else row[x].shape[-1], plan.net_reads)
         slots.append(x)
     lying = layout_of([row.tensors[k] for k in slots])
     threads, reverse = torch.get_num_threads(), kind.group_reverse
@@ -132,8 +134,11 @@ def forward(job: Job, x: Tensor | None, values: Sequence[Tensor | None]) -> list
     if x is not None and x.dim() == 2:
         values = list(values)
         for slot in job.kind.net_slots:
-            values[slot] = input_product(x, values[slot])  # type: ignore[arg-type]
-        x = None
+            weight = values[slot]
+            assert weight is not None
+            table = needs_table(x.numel(), weight.shape[1])
+            values[slot] = weight.t().contiguous() if table else input_product(x, weight)
+        x = x if table else None
     row = [*values, x]
     like = next(v for v in values[2:] if v is not None)
     plan = job.kind.plan(job.keep, like.dtype)
@@ -148,7 +153,9 @@ def forward(job: Job, x: Tensor | None, values: Sequence[Tensor | None]) -> list
 
 def _plan_forward(job: Job, plan: Plan, given: Sequence[Tensor | None], like: Tensor) -> _Forward:
     row = Row(given, job.batch_first)
-    x = None if given[-1] is None else row.with_units_together(len(given) - 1)
+    x = None if given[-1] is None else len(given) - 1
+    if x is not None and row[x].dim() == 3:
+        x = row.with_units_together(x)
     weights = [] if x is None else job.kind.net_slots
     operands = [k if k in weights else row.with_units_together(k) for k in range(2, len(given) - 1)]
     first_result = len(row.tensors)

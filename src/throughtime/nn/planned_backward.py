@@ -10,7 +10,17 @@ from torch import Tensor
 
 from throughtime.nn.calls import Job, empty_results
 from throughtime.nn.kernels import PreparedCall, addresses_of, layout_of
-from throughtime.nn.matmul import PIECE, REAL, Matrix, PreparedProducts, Products, flat_matrix, imaginary, matrix
+from throughtime.nn.matmul import (
+    BY_WORD,
+    PIECE,
+    REAL,
+    Matrix,
+    PreparedProducts,
+    Products,
+    flat_matrix,
+    imaginary,
+    matrix,
+)
 from throughtime.nn.memory import Form
 from throughtime.nn.planned import (
     Extra,
@@ -21,7 +31,6 @@ from throughtime.nn.planned import (
     seeds,
     with_extras,
 )
-from throughtime.nn.products import words_gradient
 from throughtime.nn.program import Plan
 from throughtime.nn.route import Block, Product, Route, Source
 
@@ -38,7 +47,7 @@ class _Made(NamedTuple):
 
 class _Backward(NamedTuple):
     """`done`: what the kernel makes; `made`: what the products make; `answers`: for the input and each operand how its
-    gradient is found: it is "made", a "result" of the recurrence, or made of one by "words"; and which."""
+    gradient is found: it is "made", also "turned" with rows for columns, or a "result" of the recurrence; and which."""
 
     extras: list[Extra]
     kernel: PreparedCall
@@ -57,8 +66,10 @@ def backward(
     like = saved[-1]
     assert like is not None
     plan = job.kind.plan(True, like.dtype)
-    row = [*saved, *grads, x]
-    key = layout_of(row), tuple(wanted), len(grads), job.steps, job.rows, job.batch_first, torch.get_num_threads()
+    words = x is not None and x.dim() == 2
+    row = [*saved, *grads, x.unsqueeze(2) if words else x]  # type: ignore[union-attr]
+    shape = job.steps, job.rows, job.batch_first
+    key = layout_of(row), words, tuple(wanted), len(grads), shape, torch.get_num_threads()
     call: _Backward = kept_call(plan.calls, key, lambda: _Planning(job, plan, row, len(grads)).backward(wanted))
     with_extras(row, call.extras, job.batch_first)
     done = [form.new() for form in call.done]
@@ -70,13 +81,13 @@ def backward(
             job.errors(d, done[at], row[call.route.out])
     call.products.run(addresses, real_rows(job, saved[0]))
     found: list[Tensor | None] = []
-    for k, answer in enumerate(call.answers):
+    for answer in call.answers:
         if answer is None:
             found.append(None)
         elif answer[0] == "made":
             found.append(made[answer[1]])
-        elif answer[0] == "words":
-            found.append(words_gradient(x, done[answer[1]], saved[k + 1]))  # type: ignore[arg-type]
+        elif answer[0] == "turned":
+            found.append(made[answer[1]].t())
         else:
             found.append(done[answer[1]])
     return found
@@ -101,9 +112,7 @@ class _Planning:
     def backward(self, wanted: Sequence[bool]) -> _Backward:
         row, job = self.row, self.job
         operands = [row.with_units_together(self._followed(source)) for source in self.route.sources]
-        x = None if self.given[-1] is None else len(self.given) - 1
-        if x is not None and row[x].dim() == 3:
-            x = row.flat(x)
+        x = None if self.given[-1] is None else row.flat(len(self.given) - 1)
         for product in (p for products in self.route.products for p in products):
             row.flat(product.vector.array)
         like = row[self.results - 1]
@@ -119,12 +128,12 @@ class _Planning:
                 answers.append(None)
                 continue
             how, d, at = gradient
-            if how == "net" and x is not None and row[x].dim() == 3:
+            if how == "net" and x is not None and row[x].is_floating_point():
                 if wanted[0]:
                     d_x = self._input_gradient(at, k, x, d_x)
                 answers.append(("made", self._weight_gradient(at, k, x)) if asked else None)
             elif how == "net" and x is not None:
-                answers.append(("words", at) if asked else None)
+                answers.append(("turned", self._words_gradient(at, k, x)) if asked else None)
             elif how == "parameter":
                 answers.append(("made", self._parameter_gradient(d, at, k)) if asked else None)
             elif how == "sum":
@@ -187,6 +196,15 @@ class _Planning:
         made, at = self._new(self.row[weight].shape)
         errors = self._flat(self.first_done + delta)
         self.products.add(errors.t, self._flat(x), self._matrix(at), chain=PIECE, depth=self._real)
+        return made
+
+    def _words_gradient(self, delta: int, weight: int, x: int) -> int:
+        """The transpose of Σ δ xᵀ where every x is a one-hot vector, given as the word's number."""
+        rows, words = self.row[weight].shape
+        made, at = self._new((words, rows))
+        errors = self._flat(self.first_done + delta)
+        numbers = self._flat(x)._replace(rows=words, columns=errors.rows, column_step=self._flat(x).row_step)
+        self.products.add(numbers, errors, self._matrix(at), chain=BY_WORD)
         return made
 
     def _sum(self, result: int) -> int:

@@ -21,10 +21,14 @@ def input_product(x: Tensor, weight: Tensor) -> Tensor:
         if x.stride(0) < x.stride(1):
             return linear(x.transpose(0, 1), weight).transpose(0, 1)
         return linear(x, weight)
-    table = weight.t()
-    if not torch.compiler.is_compiling() and x.numel() * 4 > table.shape[0]:
-        table = table.contiguous()  # rows that lie together are fetched faster than columns
-    return embedding(x, table)
+    if not torch.compiler.is_compiling() and needs_table(x.numel(), weight.shape[1]):
+        return embedding(x, weight.t().contiguous())
+    return embedding(x, weight.t())
+
+
+def needs_table(count: int, vocabulary: int) -> bool:
+    """Whether so many word numbers are looked up in Wᵀ, whose rows lie together, sooner than in the columns of W."""
+    return count * 4 > vocabulary
 
 
 def without_padding(x: Tensor, lengths: Tensor | None, origin: int = 0) -> Tensor:

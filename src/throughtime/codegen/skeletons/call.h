@@ -95,6 +95,9 @@ struct Call {
   int64_t net_count, net_reads[Cell::reads + 1], net_column[Cell::reads + 1], net_columns;
   Array<const T> x;
   int64_t depth;   // numbers in each x
+  // Where x is word numbers, such a read's array has a row for every word instead, which is found by its number.
+  Array<const int64_t> words;
+  bool is_word[Cell::reads + 1];
   T** packed;            // of each group: the step's matrices, then W
   int64_t packed_input;  // where W begins; -1: it is not packed
   int64_t slices;  // of one group
@@ -112,14 +115,26 @@ struct Call {
 
   bool is_mapped(int read) const { return net_count && net_column[read] >= 0; }
 
+  // What a step reads of an array that is not mapped.
+  const T* read_of(const Group<Cell, T>& own, int read, int64_t t, int64_t b) const {
+    return is_word[read] ? own.reads[read].at(0, *words.at(t, b)) : own.reads[read].at(t, b);
+  }
+
   const int64_t* parse_input(const int64_t* a) {
     net_count = *a++;
     for (int k = 0; k < Cell::reads; ++k) net_column[k] = -1;
+    if (net_count < 0) return parse_words(a);
     if (!net_count) return a;
     x = {(const T*)a[0], a[1], a[2]}, depth = a[3];
     a += 4;
     for (int64_t k = 0; k < net_count; ++k) net_reads[k] = *a++;
     place_nets();
+    return a;
+  }
+
+  const int64_t* parse_words(const int64_t* a) {
+    words = {(const int64_t*)a[0], a[1], a[2]};
+    for (a += 3; net_count < 0; ++net_count) is_word[*a++] = true;
     return a;
   }
 

@@ -14,6 +14,7 @@
 #include "call.h"
 #include "matrix_product.h"
 #include "outer.h"
+#include "words.h"
 
 namespace tt {
 
@@ -40,6 +41,7 @@ struct Rectangle {
   }
 
   void run() {
+    if (product.is_by_word()) return add_by_word(product, column0, column1);
     if (product.cleared) clear();
     if (is_outer(product)) return outer(product, row0, row1, column0, column1);
     for (int64_t c = column0; c < column1; c += block_columns * panel<T>) {
@@ -205,7 +207,7 @@ struct Products {
     p.row_tasks = p.column_tasks = 1;
     while (p.row_tasks * p.column_tasks * 2 <= tasks) {
       const int64_t tall = p.rows / p.row_tasks, wide = p.columns / p.column_tasks;
-      if (tall >= wide && tall >= 2 * tile_rows)
+      if (tall >= wide && tall >= 2 * tile_rows && !p.is_by_word())
         p.row_tasks *= 2;
       else if (wide >= 2 * panel<T>)
         p.column_tasks *= 2;
@@ -226,7 +228,7 @@ struct Products {
     // The right block, of which matrix units take a little more.
     const int64_t columns = block_columns * panel<T>, right = columns * (block_depth<T> + tile_depth);
     const int64_t whole = right + block_rows * Beside<T>::row;
-    const bool in_pieces = routines<T>.units && is_worth_cutting(p->rows, p->columns, p->depth);
+    const bool in_pieces = routines<T>.units && !p->is_by_word() && is_worth_cutting(p->rows, p->columns, p->depth);
     const int64_t high = in_pieces ? tile_edge : tile_rows;
     T* memory = allocate<T>(whole + (in_pieces ? Rectangle<T>::room_for_pieces() : 0));
     if (!memory) {

@@ -166,7 +166,7 @@ struct Slice : Nets<Cell, T> {
     T* writes[Cell::writes + 1];
     for (int n = 0; n < Phase::reads; ++n) {
       const int k = Phase::read[n];
-      reads[k] = call.is_mapped(k) ? input.of(call, now, i, k) : group.reads[k].at(t, b);
+      reads[k] = call.is_mapped(k) ? input.of(call, now, i, k) : call.read_of(group, k, t, b);
     }
     for (int n = 0; n < Phase::writes; ++n) writes[Phase::write[n]] = group.writes[Phase::write[n]].at(t, b);
     T* const* sums = partial + r * Cell::sums;
