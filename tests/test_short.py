@@ -38,33 +38,34 @@ def flat(results):
     return [output, *(states if isinstance(states, tuple) else (states,))]
 
 
-def long_way(layer, *given):
+def long_way(layer, *given, **more):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recurrent, "short_call", lambda *_: None)
-        return layer(*given)
+        return layer(*given, **more)
 
 
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("options", STACKS, ids=str)
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
-@pytest.mark.parametrize("given", ["no state", "state"])
+@pytest.mark.parametrize("given", ["no state", "state", "lengths"])
 def test_the_same_bits(name, options, kind, given):
     if name == "reverse" and "bidirectional" in options:
         pytest.skip("a layer has one or the other")
     layer = LAYERS[name](dtype=kind, **options)
     randomise(layer, 1)
     x = torch.randn(*((B, T) if layer.batch_first else (T, B)), INPUTS, dtype=kind, requires_grad=True)
-    state = states_of(layer, kind) if given == "state" else None
-    assert short_call(layer, x, state) is not None
+    state = None if given == "no state" else states_of(layer, kind)
+    lengths = torch.tensor([T, *torch.randint(T + 1, (B - 1,)).tolist()]) if given == "lengths" else None
+    assert short_call(layer, x, state, lengths) is not None
     wanted = [x, *layer.parameters(), *(flat((x, state))[1:] if state is not None else ())]
-    short, long = flat(layer(x, state)), flat(long_way(layer, x, state))
+    short, long = flat(layer(x, state, lengths=lengths)), flat(long_way(layer, x, state, lengths=lengths))
     errors = [torch.randn_like(v) for v in short]
     for a, b in zip(short, long, strict=True):
         assert torch.equal(a, b) and a.stride() == b.stride() and a.requires_grad
     for a, b in zip(*(torch.autograd.grad(r, wanted, errors) for r in (short, long)), strict=True):
         assert torch.equal(a, b)
     with torch.no_grad():
-        for a, b in zip(flat(layer(x, state)), long, strict=True):
+        for a, b in zip(flat(layer(x, state, lengths=lengths)), long, strict=True):
             assert torch.equal(a, b) and not a.requires_grad
 
 

@@ -258,8 +258,8 @@ class Recurrent(nn.Module):
         """
         if is_recording(input):
             return recorded(self, input, state, {"lengths": lengths, "return_all": return_all, **signals})
-        if lengths is None and not return_all and not signals:
-            done = short_call(self, input, state)
+        if not return_all and not signals:
+            done = short_call(self, input, state, lengths)
             if done is not None:
                 return done
         call = shapes.prepare(self, input, state, lengths)

@@ -146,7 +146,7 @@ def prepare(layer: Recurrent, input: Any, state: Any, lengths: Any) -> Call:
     if x.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     if packing is None and lengths is not None:
-        lengths = _lengths(lengths, x)
+        lengths = real_lengths(lengths, x)
         if words:  # those in the padding may be none of the vocabulary
             x = x.masked_fill(torch.arange(x.shape[0], device=x.device).unsqueeze(1) >= lengths, 0)
     if words:
@@ -220,7 +220,8 @@ def _range(numbers: Tensor) -> str:
     return f"{int(_bare(numbers).min())} to {int(_bare(numbers).max())}"
 
 
-def _lengths(lengths: Any, x: Tensor) -> Tensor:
+def real_lengths(lengths: Any, x: Tensor) -> Tensor:
+    """The lengths of the sequences of x [T, B, ...] as int64 [B]. Raises TypeError or ValueError for others."""
     steps, rows = x.shape[:2]
     if not isinstance(lengths, Tensor):
         if not isinstance(lengths, Sequence) or isinstance(lengths, str):

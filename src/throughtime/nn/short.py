@@ -1,4 +1,4 @@
-"""The short way of the commonest calls: one tensor of whole sequences in eager code, no lengths, noise or signals.
+"""The short way of the commonest calls: one tensor of sequences in eager code, no noise or signals.
 
 What the long way (`shapes.py`, `stack.py`) finds out about such a call follows from the layer and its mode. It is found
 out once; a call of few steps takes less time than finding it out would. The results are the same bits.
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from throughtime.nn.calls import Job, Kind
 from throughtime.nn.operation import is_transformed, run_flat
-from throughtime.nn.shapes import checked_words
+from throughtime.nn.shapes import checked_words, real_lengths
 from throughtime.nn.stack import bias_of
 from throughtime.nn.states import stacked
 
@@ -34,8 +34,9 @@ class _Level(NamedTuple):
     biases: list[dict[str, str]]
 
 
-def short_call(layer: Recurrent, input: Any, state: Any) -> tuple[Tensor, Any] | None:
-    """What `layer(input, state)` returns; None where it must go the long way, which also says what is wrong."""
+def short_call(layer: Recurrent, input: Any, state: Any, lengths: Any = None) -> tuple[Tensor, Any] | None:
+    """What `layer(input, state, lengths=lengths)` returns; None where it must go the long way, which also says what is
+    wrong."""
     if torch.compiler.is_compiling() or type(input) not in _PLAIN or not input.is_cpu:
         return None
     training, parameters = layer.training, layer._parameters
@@ -61,10 +62,14 @@ def short_call(layer: Recurrent, input: Any, state: Any) -> tuple[Tensor, Any] |
     if starts is None:
         return None
     if words:
+        if lengths is not None:  # words in the padding may be none of the vocabulary
+            return None
         x = checked_words(x, layer.input_size)
+    if lengths is not None:
+        lengths = real_lengths(lengths, x)
     ends = []
     for number, level in enumerate(levels):
-        values: list[Tensor | None] = [None, None, *starts[number]]
+        values: list[Tensor | None] = [lengths, None, *starts[number]]
         for names, biases in zip(level.operands, level.biases, strict=True):
             for name in names:
                 if name is _BIAS:
