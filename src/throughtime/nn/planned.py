@@ -132,11 +132,10 @@ def forward(job: Job, x: Tensor | None, values: Sequence[Tensor | None]) -> list
     """The results of a call, see `calls.launch`. Where x [T, B, I], or word numbers [T, B], are given, each direction's
     read "net" is not W x but W."""
     if x is not None and x.dim() == 2:
-        values = list(values)
-        for slot in job.kind.net_slots:
-            weight = values[slot]
-            assert weight is not None
-            table = needs_table(x.numel(), weight.shape[1])
+        values, slots = list(values), job.kind.net_slots
+        weights = [w for slot in slots if (w := values[slot]) is not None]
+        table = needs_table(x.numel(), weights[0].shape[1])
+        for slot, weight in zip(slots, weights, strict=True):
             values[slot] = weight.t().contiguous() if table else input_product(x, weight)
         x = x if table else None
     row = [*values, x]

@@ -21,9 +21,10 @@ def input_product(x: Tensor, weight: Tensor) -> Tensor:
         if x.stride(0) < x.stride(1):
             return linear(x.transpose(0, 1), weight).transpose(0, 1)
         return linear(x, weight)
-    if not torch.compiler.is_compiling() and needs_table(x.numel(), weight.shape[1]):
-        return embedding(x, weight.t().contiguous())
-    return embedding(x, weight.t())
+    table = weight.t()
+    if not torch.compiler.is_compiling() and needs_table(x.numel(), table.shape[0]):
+        table = table.contiguous()
+    return embedding(x, table)
 
 
 def needs_table(count: int, vocabulary: int) -> bool:
