@@ -17,7 +17,8 @@ from throughtime.nn import cuda_model, cuda_tensor, explain
 from throughtime.nn.cuda_device import machine_of
 from throughtime.nn.cuda_kernels import problem
 from throughtime.nn.cuda_layout import FRONT, Problem, Scheme, layout
-from throughtime.nn.cuda_model import Facts, Wish
+from throughtime.nn.cuda_model import Facts
+from throughtime.nn.cuda_wish import Wish, wish
 from throughtime.nn.shapes import check_device
 
 pytest_plugins = ["test_cuda_emulated"]
@@ -60,7 +61,7 @@ def test_what_is_no_wish(text: str) -> None:
 def test_nothing_unmeasured_is_chosen_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("THROUGHTIME_CUDA", raising=False)
     for hidden, rows in ((32, 1), (512, 16), (2048, 256)):
-        scheme = cuda_model.choose(problem_of(hidden, rows), H200, cuda_model.wish())
+        scheme = cuda_model.choose(problem_of(hidden, rows), H200, wish())
         assert (scheme.exchange, scheme.members, scheme.multiplier) == ("Alone", 1, "Scalar")
 
 

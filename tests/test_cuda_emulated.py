@@ -14,7 +14,7 @@ import throughtime as tt
 from emulator import Emulator
 from throughtime.nn import operation, recurrent, stack
 from throughtime.nn.cuda_kernels import CudaKernel
-from throughtime.nn.cuda_model import VARIABLE
+from throughtime.nn.cuda_wish import VARIABLE
 from throughtime.nn.program import Plan
 
 SCHEMES = ("block", "cluster:3", "grid:3", "product")
@@ -56,7 +56,7 @@ def results(layer: Any, x: Tensor, lengths: Any = None, state: Any = None, **mor
     given = None if state is None else starts[0] if len(starts) == 1 else tuple(starts)
     output, ends = layer(x, given, lengths=lengths, **more)
     made = [output, *(ends if isinstance(ends, tuple) else (ends,))]
-    loss = sum((torch.randn_like(m) * m).sum() for m in made)
+    loss = sum((torch.randn(m.shape, dtype=m.dtype) * m).sum() for m in made)
     inputs = [x, *starts, *layer.parameters()]
     return [*made, *torch.autograd.grad(loss, inputs)]  # type: ignore[arg-type]
 

@@ -1,6 +1,6 @@
 """Layers on the GPU beside torch.nn's, on shapes for which others have published times.
 
-    python bench/cuda/anchors.py [--schemes block product model model,bfloat16] [--rounds 30]
+    python bench/cuda/anchors.py [--schemes block product model model,bfloat16 timed,bfloat16] [--rounds 30]
 
 Milliseconds of a forward pass with gradients wanted, and of forward and backward pass, W x included.
 """
@@ -78,7 +78,9 @@ def times(layer: Any, anchor: Anchor, x: Tensor, lengths: Tensor, rounds: int) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--schemes", nargs="+", default=["block", "product", "model", "model,bfloat16"])
+    parser.add_argument(
+        "--schemes", nargs="+", default=["block", "product", "model", "model,bfloat16", "timed,bfloat16"]
+    )
     parser.add_argument("--rounds", type=int, default=30)
     options = parser.parse_args()
     device = gpu()

@@ -11,7 +11,7 @@ from statistics import median
 import torch
 
 from throughtime import runtime
-from throughtime.nn.cuda_model import VARIABLE
+from throughtime.nn.cuda_wish import VARIABLE
 
 
 def gpu() -> torch.device:

@@ -17,6 +17,7 @@ import throughtime as tt
 from throughtime.nn import cuda_model
 from throughtime.nn.cuda_device import machine_of
 from throughtime.nn.cuda_kernels import problem
+from throughtime.nn.cuda_wish import PRODUCTS
 
 STEPS = 256
 NAMES = {"Alone": "block", "Cluster": "cluster", "Grid": "grid", "Product": "product"}
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("--cells", nargs="+", default=["LSTM", "GRU", "Elman"])
     parser.add_argument("--hidden", nargs="+", type=int, default=[64, 128, 256, 512, 768, 1024])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16, 64, 256])
-    parser.add_argument("--product", default="float", choices=cuda_model.PRODUCTS)
+    parser.add_argument("--product", default="float", choices=PRODUCTS)
     options = parser.parse_args()
     device = gpu()
     facts = machine_of(device).facts
@@ -41,7 +42,7 @@ def main() -> None:
             for rows in options.batches:
                 x = torch.randn(STEPS, rows, 1, device=device)
                 given = problem(recurrence, numbers, torch.float32, rows, 1)
-                for scheme in cuda_model.candidates(given, facts, cuda_model.PRODUCTS[options.product]):
+                for scheme in cuda_model.candidates(given, facts, PRODUCTS[options.product]):
                     text = NAMES[scheme.exchange] + (f":{scheme.members}" if scheme.members > 1 else "")
                     with asked(f"{text},{options.product}"), torch.no_grad():
                         try:

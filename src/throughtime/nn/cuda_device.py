@@ -13,7 +13,8 @@ from throughtime import runtime
 from throughtime.codegen.cuda import cuda_skeletons
 from throughtime.nn.cuda_kernels import Launch, Machine
 from throughtime.nn.cuda_layout import Scheme
-from throughtime.nn.cuda_model import VARIABLE, Facts
+from throughtime.nn.cuda_model import Facts
+from throughtime.nn.cuda_wish import VARIABLE
 
 MAIN = "kernel.cu"
 

@@ -9,15 +9,16 @@ import torch
 from throughtime.nn import cuda_model
 from throughtime.nn.calls import Kind
 from throughtime.nn.cuda_kernels import problem
-from throughtime.nn.cuda_model import PRODUCTS, VARIABLE, Facts, Wish
+from throughtime.nn.cuda_model import Facts
+from throughtime.nn.cuda_wish import PRODUCTS, VARIABLE, Wish, wish
 from throughtime.nn.program import Program
 
 
 def scheme_notes(kind: Kind, level: int, rows: int, dtype: torch.dtype, facts: Facts) -> Iterator[str]:
     """One sentence for each kernel of a layer in training."""
-    wish = cuda_model.wish()
+    asked = wish()
     for purpose, keep, program in (("forward", True, kind.program), ("backward", False, kind.program.backward)):
-        yield f"layer {level}, {purpose}: {_note(program, keep, kind, rows, dtype, facts, wish)}"
+        yield f"layer {level}, {purpose}: {_note(program, keep, kind, rows, dtype, facts, asked)}"
 
 
 def _note(program: Program, keep: bool, kind: Kind, rows: int, dtype: torch.dtype, facts: Facts, wish: Wish) -> str:

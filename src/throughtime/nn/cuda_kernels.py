@@ -15,8 +15,9 @@ from throughtime.codegen.cuda import Parts, cuda_source, parts, step_source
 from throughtime.codegen.source import widths
 from throughtime.nn import cuda_model
 from throughtime.nn.cuda_layout import GROUPS, MAIL, Memory, Problem, Scheme, layout
-from throughtime.nn.cuda_model import Facts, Wish
+from throughtime.nn.cuda_model import Facts
 from throughtime.nn.cuda_product import Matrices, run_steps
+from throughtime.nn.cuda_wish import Wish, wish
 from throughtime.nn.kernels import MOST_CALLS, Place, Template, addresses_of, filled, layout_of, template
 from throughtime.nn.libraries import DTYPES
 from throughtime.symbolic.program import Recurrence
@@ -86,7 +87,7 @@ class CudaKernel:
             return
         every = max(samples, 1) * len(groups)
         given = problem(self.recurrence, numbers, self._dtype, rows, every, self.parts)
-        wish = cuda_model.wish()
+        asked = wish()
         strides, addresses = layout_of(tensors), addresses_of(tensors)
         key = strides, tuple(sampled), steps, rows, origin, samples, id(groups), lengths is None
 
@@ -103,13 +104,13 @@ class CudaKernel:
             own = [group[len(group) - len(self.recurrence.matrices) :] for group in groups]
             self._launch(scheme, memory, words, given, Matrices(tensors, sampled, own))
 
-        scheme = self._best.get((given, wish))
+        scheme = self._best.get((given, asked))
         if scheme is None:
-            scheme = cuda_model.choose(given, self.machine.facts, wish)
-            if wish.scheme == "timed":  # what is measured is this very call: every scheme gives the same results
-                few = cuda_model.promising(given, self.machine.facts, wish)
+            scheme = cuda_model.choose(given, self.machine.facts, asked)
+            if asked.scheme == "timed":  # what is measured is this very call: every scheme gives the same results
+                few = cuda_model.promising(given, self.machine.facts, asked)
                 scheme = min(few, key=lambda s: self.machine.seconds(lambda: run(s)))
-            self._best[given, wish] = scheme
+            self._best[given, asked] = scheme
         run(scheme)
 
     def _launch(

@@ -8,17 +8,14 @@ others are guesses to be replaced.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from throughtime.nn.cuda_layout import Problem, Scheme, layout
 from throughtime.nn.cuda_product import OPERANDS
 from throughtime.nn.cuda_tensor import DEPTHS, Cut, cut
+from throughtime.nn.cuda_wish import EXCHANGES, PRODUCTS, VARIABLE, Wish
 
-VARIABLE = "THROUGHTIME_CUDA"
-EXCHANGES = {"block": "Alone", "cluster": "Cluster", "grid": "Grid", "product": "Product"}
-PRODUCTS = {"float": "", "bfloat16": "BFloat16", "float16": "Float16", "tfloat32": "TFloat32"}
 _LARGEST_TILE, _FEW = 64, 4
 
 
@@ -38,41 +35,16 @@ class Facts:
         return int(self.arch.removeprefix("sm_").rstrip("af")) >= 90
 
 
-@dataclass(frozen=True)
-class Wish:
-    """What `THROUGHTIME_CUDA` asks for: "block", "cluster:4", "grid:16", "product", "model" (what it estimates to be
-    fastest) or "timed" (the fastest of the few best by its estimate, measured at the first call of each shape); after a
-    comma how products are made: "float", "bfloat16", "float16" or "tfloat32"."""
-
-    scheme: str = "block"
-    members: int = 1
-    product: str = "float"
-
-    @staticmethod
-    def of(text: str) -> Wish:
-        """Raises ValueError for what is none."""
-        scheme, _, product = text.partition(",")
-        name, _, number = scheme.strip().partition(":")
-        product = product.strip() or "float"
-        counted = name in ("cluster", "grid")
-        good = name in (*EXCHANGES, "model", "timed") and product in PRODUCTS and bool(number) == counted
-        if not good or (counted and not (number.isdigit() and int(number) > 1)):
-            raise ValueError(
-                f'{VARIABLE} is "{text}", but must be "block", "cluster:4", "grid:16" (or another number of blocks '
-                f'above 1), "product", "model" or "timed", and after a comma one of {", ".join(PRODUCTS)}'
-            )
-        return Wish(name, int(number) if counted else 1, product)
-
-
-def wish() -> Wish:
-    return Wish.of(os.environ.get(VARIABLE) or "block")
-
-
 def choose(problem: Problem, facts: Facts, wish: Wish) -> Scheme:
     """Raises NotImplementedError, naming the way out, where the wish cannot be met."""
     operand = PRODUCTS[wish.product]
     if operand and problem.item != 4:
         raise NotImplementedError(f"tensor cores multiply float32 layers only: leave ,{wish.product} out of {VARIABLE}")
+    if wish.scheme == "cudnn":
+        raise NotImplementedError(
+            f"{problem.name}: {VARIABLE}=cudnn has no kernels but those of torch.nn's layers: "
+            'ask for "block" or "timed"'
+        )
     if wish.scheme in ("model", "timed"):
         found = next(iter(promising(problem, facts, wish)), None)
     else:

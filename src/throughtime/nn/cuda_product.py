@@ -13,9 +13,10 @@ from torch import Tensor
 
 from throughtime.codegen.cuda import ProductPart
 from throughtime.nn.cuda_layout import MAIL, STAGE, Memory, Problem
+from throughtime.nn.cuda_rounded import KINDS, rounded
 from throughtime.nn.kernels import Place
 
-OPERANDS = {"": None, "BFloat16": torch.bfloat16, "Float16": torch.float16}
+OPERANDS = {"": None, **KINDS}
 """What products are made of, and torch's name for it; None: numbers as they are."""
 
 
@@ -142,12 +143,5 @@ def _multiply(product: _Product, work: Tensor, side: int) -> None:
             else:
                 torch.baddbmm(nets, vectors, run.weight, out=nets)
             continue
-        part = _rounded_product(vectors.to(run.weight.dtype), run.weight, work.dtype)
+        part = rounded(vectors.to(run.weight.dtype), run.weight, work.dtype)
         nets.copy_(part) if k == 0 else nets.add_(part)
-
-
-def _rounded_product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
-    """The product of operands in 16 bits, summed and given in `dtype`; torch has none that does so on the CPU."""
-    if left.is_cuda:
-        return torch.bmm(left, right, out_dtype=dtype)
-    return torch.bmm(left.to(dtype), right.to(dtype))

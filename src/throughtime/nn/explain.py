@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from throughtime import runtime
-from throughtime.nn import counting
+from throughtime.nn import counting, cuda_twin
 from throughtime.nn.calls import Kind
 from throughtime.nn.counting import Flops
 from throughtime.nn.cuda_device import machine_of
 from throughtime.nn.cuda_explain import scheme_notes
-from throughtime.nn.cuda_model import VARIABLE
+from throughtime.nn.cuda_wish import VARIABLE, wish
 from throughtime.nn.explanation import Explanation, KernelUse, LayerUse
 from throughtime.nn.kernels import column_blocks
 from throughtime.nn.precision import NARROW
@@ -56,7 +56,7 @@ def explain(
                 "the CUDA kernels have never run on a GPU, so a call would be refused: "
                 f"set {VARIABLE}=block to try them"
             )
-        compiler_text, more = _on_gpu(layer, rows)
+        compiler_text, more = _on_gpu(layer, steps, rows)
         notes += more
     elif layer.backend == "compiled":
         try:
@@ -123,13 +123,13 @@ def _notes(layer: Recurrent, padded: bool) -> list[str]:
     return notes
 
 
-def _on_gpu(layer: Recurrent, rows: int) -> tuple[str, list[str]]:
+def _on_gpu(layer: Recurrent, steps: int, rows: int) -> tuple[str, list[str]]:
     """The compiler, and how each kernel's launch is divided."""
     weight = layer.any_weight
     facts = machine_of(weight.device).facts
     dtype = torch.float32 if weight.dtype in NARROW else weight.dtype
-    notes: list[str] = []
-    for level in range(layer.num_layers):
+    notes = list(cuda_twin.notes(layer, steps, rows))
+    for level in range(0 if wish().scheme == "cudnn" else layer.num_layers):
         notes += scheme_notes(_kind(layer, level), level, rows, dtype, facts)
     try:
         return str(runtime.find_nvrtc(facts.arch)), notes

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, linear
+from torch.nn.functional import embedding
 
 from throughtime.nn.calls import Job
+from throughtime.nn.cuda_rounded import linear, product
 from throughtime.nn.matmul import PIECE
 from throughtime.nn.route import Block, Product
 
@@ -54,7 +55,7 @@ class TorchProducts:
         x = self.x
         assert x is not None
         if of_x and x.dim() == 3:
-            d_x = delta @ weight
+            d_x = linear(delta, weight.t())
             self.d_x = d_x if self.d_x is None else self.d_x + d_x
         if not of_weight:
             return None
@@ -99,7 +100,7 @@ class TorchProducts:
             return summed_product(left, right)
         # Each head's rows see its own columns only: [.., N, heads, w] -> [.., heads · w, w].
         left, right = (v.reshape(*v.shape[:-1], heads, -1).transpose(-3, -2) for v in (left, right))
-        return torch.matmul(left.mT, right).flatten(-3, -2)
+        return product(left.mT, right).flatten(-3, -2)
 
 
 def words_gradient(words: Tensor, delta: Tensor, weight: Tensor) -> Tensor:
@@ -110,11 +111,11 @@ def words_gradient(words: Tensor, delta: Tensor, weight: Tensor) -> Tensor:
 
 
 def summed_product(left: Tensor, right: Tensor) -> Tensor:
-    """leftᵀ right [A, B] of left [N, A] and right [N, B]; float32 is summed piece by piece."""
+    """leftᵀ right [A, B] of left [N, A] and right [N, B]; on the CPU float32 is summed piece by piece."""
     count = left.shape[-2]
-    plain = left.dim() == 2 == right.dim() and left.dtype == torch.float32
+    plain = left.is_cpu and left.dim() == 2 == right.dim() and left.dtype == torch.float32
     if not plain or torch.compiler.is_compiling() or torch.is_grad_enabled() or count < 2 * PIECE:
-        return left.mT @ right
+        return product(left.mT, right)
     whole = count // PIECE * PIECE
     total = left[:PIECE].t() @ right[:PIECE]
     for first in range(PIECE, whole, PIECE):

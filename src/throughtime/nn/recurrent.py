@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -12,13 +13,13 @@ from torch.nn.utils.rnn import PackedSequence
 from throughtime.nn import initial, shapes
 from throughtime.nn.connections import Highway, input_width
 from throughtime.nn.connections import check as check_connections
+from throughtime.nn.cuda_twin import run_call
 from throughtime.nn.derived import Derived
 from throughtime.nn.older_graphs import is_recording, recorded, scriptable
 from throughtime.nn.parameters import Parameter
 from throughtime.nn.precision import NARROW, widened
 from throughtime.nn.short import short_call
 from throughtime.nn.signals import add_signals
-from throughtime.nn.stack import run_stack
 from throughtime.nn.trace import Trace
 from throughtime.symbolic.graph import Width
 from throughtime.symbolic.language import Cell
@@ -26,6 +27,7 @@ from throughtime.symbolic.options import Options, varied
 from throughtime.symbolic.program import size_of
 
 if TYPE_CHECKING:
+    from throughtime.nn.cuda_session import GpuSession
     from throughtime.nn.session import Session
 
 Backend = Literal["compiled", "reference"]
@@ -272,17 +274,15 @@ class Recurrent(nn.Module):
         results = shapes.finish(call, *self._run(call, trace))
         return results if trace is None else (*results, trace)
 
-    def session(self, batch: int = 1, state: Any = None) -> Session:
+    def session(self, batch: int = 1, state: Any = None) -> Session | GpuSession:
         """A session of `batch` sequences, for input that comes one step at a time; see `Session`."""
-        from throughtime.nn.session import Session
+        from throughtime.nn import cuda_session, session
 
-        return Session(self, batch, state)
+        return (cuda_session.GpuSession if self.any_weight.is_cuda else session.Session)(self, batch, state)
 
     def _run(self, call: shapes.Call, trace: Trace | None = None) -> tuple[Tensor, list[Tensor]]:
-        if not call.autocast:
-            return run_stack(self, call, trace)
-        with torch.autocast(call.x.device.type, enabled=False):
-            return run_stack(self, call, trace)
+        with torch.autocast(call.x.device.type, enabled=False) if call.autocast else nullcontext():
+            return run_call(self, call, trace)
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What torch.jit.script compiles in the layer's place."""

@@ -29,7 +29,7 @@ class Session:
     """
 
     def __init__(self, layer: Recurrent, batch: int = 1, state: Any = None) -> None:
-        _check(layer, batch)
+        check_layer(layer, batch)
         self.layer, self.batch = layer, batch
         self._stages = [Stage(layer, level, batch) for level in range(layer.num_layers)]
         first, last = self._stages[0], self._stages[-1]
@@ -51,10 +51,9 @@ class Session:
             self._switch(False)
         if x.__class__ is int or (isinstance(x, Tensor) and not x.dtype.is_floating_point):
             return self._step_words(x)
-        if not isinstance(x, Tensor):
-            raise TypeError(f"a step expects a tensor or a word number, got {type(x).__name__}")
-        if x.shape != self._x.shape:
-            raise ValueError(f"a step expects x as {tuple(self._x.shape)}, got {tuple(x.shape)}")
+        if not isinstance(x, Tensor) or x.shape != self._x.shape:
+            check_input(x, self.batch, self._width)
+        assert isinstance(x, Tensor)
         if x.dtype != self._dtype or not x.is_contiguous() or not x.is_cpu:
             _check_device(x)
             x = self._x.copy_(x.detach())
@@ -62,15 +61,12 @@ class Session:
         return self.output
 
     def _step_words(self, words: Tensor | int) -> Tensor:
+        check_input(words, self.batch, self._width)
         if isinstance(words, Tensor):
-            if words.shape != (self.batch,):
-                raise ValueError(f"a step expects word numbers as {(self.batch,)}, got {tuple(words.shape)}")
             low, high = (int(words.min()), int(words.max())) if self.batch > 1 else (int(words), int(words))
         else:
-            if self.batch != 1:
-                raise ValueError(f"a step of {self.batch} sequences expects as many word numbers, got one")
             low = high = words
-        self._check_words(low, high)
+        check_words(low, high, self._width)
         first = self._stages[0]
         if first.reads_x or not first.maps_input:  # the step itself asks for the one-hot vector
             self._x.zero_()[torch.arange(self.batch), torch.as_tensor(words)] = 1
@@ -93,14 +89,8 @@ class Session:
         The same as so many `step`s, and faster: W x is made for many steps at a time, in every layer.
         Raises TypeError, ValueError or IndexError for input of another shape, kind or range.
         """
-        if not isinstance(x, Tensor):
-            raise TypeError(f"run expects a tensor, got {type(x).__name__}")
-        words, batch_first = not x.dtype.is_floating_point, self.layer.batch_first
-        width = () if words else (self._width,)
-        rows = x.shape[0 if batch_first else 1 :][:1]
-        if x.dim() != 2 + len(width) or rows != (self.batch,) or x.shape[2:] != width:
-            expected = ", ".join(map(str, ((self.batch, "T") if batch_first else ("T", self.batch)) + width))
-            raise ValueError(f"run expects {'word numbers' if words else 'x'} as ({expected}), got {tuple(x.shape)}")
+        batch_first = self.layer.batch_first
+        words = check_run(x, self.batch, self._width, batch_first)
         _check_device(x)
         x = x.detach().transpose(0, 1) if batch_first else x.detach()
         given = 0
@@ -120,15 +110,11 @@ class Session:
     def _of_words(self, words: Tensor) -> tuple[Tensor, int]:
         """What the first layer is given for these word numbers: W x where it maps its input, else one-hot vectors."""
         if words.numel():
-            self._check_words(int(words.min()), int(words.max()))
+            check_words(int(words.min()), int(words.max()), self._width)
         first = self._stages[0]
         if first.reads_x or not first.maps_input:
             return torch.nn.functional.one_hot(words.long(), self._width).to(self._dtype), 0
         return torch.nn.functional.embedding(words.long(), first.rows_of_words()), 1
-
-    def _check_words(self, low: int, high: int) -> None:
-        if not 0 <= low <= high < self._width:
-            raise IndexError(f"word numbers must lie in [0, {self._width}), the vocabulary, got {low} to {high}")
 
     def refresh(self) -> None:
         """Takes the layer's weights as they are now; the states stay."""
@@ -170,7 +156,8 @@ def _check_device(x: Tensor) -> None:
         raise RuntimeError(f"a session works on the CPU, the input is on {x.device}: move it with .to()")
 
 
-def _check(layer: Recurrent, batch: int) -> None:
+def check_layer(layer: Recurrent, batch: int) -> None:
+    """Raises what `Session` says."""
     if type(batch) is not int or batch < 1:
         raise ValueError(f"batch should be a number of sequences above 0, got {batch!r}")
     obstacles = {
@@ -184,5 +171,38 @@ def _check(layer: Recurrent, batch: int) -> None:
     for what, given in obstacles.items():
         if given:
             raise NotImplementedError(f"a session runs forward, step by step: it has no place for {what}")
-    if layer.any_weight.device.type != "cpu":
-        raise NotImplementedError(f"a session works on the CPU, the layer is on {layer.any_weight.device}")
+    if layer.any_weight.device.type not in ("cpu", "cuda"):
+        raise NotImplementedError(f"a session works on the CPU and on NVIDIA GPUs, not on {layer.any_weight.device}")
+
+
+def check_input(x: object, batch: int, width: int) -> bool:
+    """Whether a step is given word numbers. Raises TypeError or ValueError for what is neither x nor words."""
+    if x.__class__ is int:
+        if batch != 1:
+            raise ValueError(f"a step of {batch} sequences expects as many word numbers, got one")
+        return True
+    if not isinstance(x, Tensor):
+        raise TypeError(f"a step expects a tensor or a word number, got {type(x).__name__}")
+    words = not x.dtype.is_floating_point
+    wanted = (batch,) if words else (batch, width)
+    if x.shape != wanted:
+        raise ValueError(f"a step expects {'word numbers' if words else 'x'} as {wanted}, got {tuple(x.shape)}")
+    return words
+
+
+def check_run(x: object, batch: int, width: int, batch_first: bool) -> bool:
+    """The same for some steps at once."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"run expects a tensor, got {type(x).__name__}")
+    words = not x.dtype.is_floating_point
+    own = () if words else (width,)
+    rows = x.shape[0 if batch_first else 1 :][:1]
+    if x.dim() != 2 + len(own) or rows != (batch,) or x.shape[2:] != own:
+        expected = ", ".join(map(str, ((batch, "T") if batch_first else ("T", batch)) + own))
+        raise ValueError(f"run expects {'word numbers' if words else 'x'} as ({expected}), got {tuple(x.shape)}")
+    return words
+
+
+def check_words(low: int, high: int, vocabulary: int) -> None:
+    if not 0 <= low <= high < vocabulary:
+        raise IndexError(f"word numbers must lie in [0, {vocabulary}), the vocabulary, got {low} to {high}")

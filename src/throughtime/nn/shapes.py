@@ -15,7 +15,7 @@ from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.nn import precision
-from throughtime.nn.cuda_model import VARIABLE as CUDA_VARIABLE
+from throughtime.nn.cuda_wish import VARIABLE as CUDA_VARIABLE
 from throughtime.nn.packed import Packing
 from throughtime.nn.states import State, checked_states, each, in_kind
 
@@ -86,7 +86,7 @@ class Call:
 
     `signals` [T, B, 1] by name; `resets`: whether one of them is a reset that the cell's own step does not read.
     `kinds`: the dtypes of the final states, the first of which is the output's; None: that of x. `packing`: of a
-    PackedSequence.
+    PackedSequence. `origin`: the number of the first step.
     """
 
     x: Tensor
@@ -100,6 +100,7 @@ class Call:
     autocast: bool
     signals: dict[str, Tensor] = field(default_factory=dict)
     resets: bool = False
+    origin: int = 0
 
     def dropped(self, x: Tensor, p: float) -> Tensor:
         """Dropout on x [T, B, F], whose mask falls on the numbers in torch.nn's order: step by step, packed or not."""

@@ -67,7 +67,7 @@ def _run_layer(
     seed = torch.randint(2**62, (), device="cpu") if layer.derived.noisy[layer.training] else None
     own = [_weights(layer, call, level, d) for d in range(layer.directions)]
     if layer.backend == "compiled" and not _is_cut(layer):
-        return _recur(layer, x, starts, call, own, level, tuple(range(layer.directions)), 0, seed, trace)
+        return _recur(layer, x, starts, call, own, level, tuple(range(layer.directions)), call.origin, seed, trace)
     parts = []
     for d in range(layer.directions):
         begin = [None if s is None else s[d : d + 1] for s in starts]

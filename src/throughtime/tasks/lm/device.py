@@ -20,7 +20,7 @@ def check_device(name: str) -> None:
         raise UsageError(f"--device {name}: give cpu, cuda, or cuda:1 for another GPU than the first")
     import torch
 
-    from throughtime.nn.cuda_model import VARIABLE
+    from throughtime.nn.cuda_wish import VARIABLE
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not count:
