@@ -16,7 +16,7 @@ from throughtime.codegen.phases import Phase, schedule
 from throughtime.nn.calls import Kind
 from throughtime.nn.kernels import column_blocks
 from throughtime.nn.program import Plan, is_joint
-from throughtime.nn.teams import Step, members, slices, step_of
+from throughtime.nn.teams import Step, division, slices, step_of
 from throughtime.runtime import Compiler, meeting_nanoseconds
 from throughtime.symbolic.functions import OPERATIONS
 from throughtime.symbolic.program import Recurrence, Sizes, size_of
@@ -147,9 +147,10 @@ def one_step(recurrence: Recurrence, sizes: Sizes, heads: int, size: int) -> Ste
 
 def cut(step: Step, packed: int, groups: int, steps: int, rows: int, threads: int) -> Cut:
     """`packed`: numbers of the packed matrices of one group, and of its packed W."""
+    smallest, team = division(step, rows, groups, threads, meeting_nanoseconds(measure=False))
     threads = min(threads, 1 + (steps * rows + PACKING) * packed * groups // WORK_OF_A_THREAD)
-    count = slices(step, rows, groups, threads)
-    team = members(step, rows, groups, threads, meeting_nanoseconds(measure=False))
+    count = slices(step, smallest, rows, groups, threads)
+    team = max(1, min(team, threads // (groups * count)))
     return Cut(groups, count, min(threads, groups * count * team), team)
 
 

@@ -16,7 +16,7 @@ from throughtime import runtime
 from throughtime.codegen.source import kernel_source, widths
 from throughtime.nn.libraries import DTYPES, compiled, in_cache, routines
 from throughtime.nn.profile import named_range
-from throughtime.nn.teams import members, smallest_slice, step_of
+from throughtime.nn.teams import LARGEST_NEAR_SLICE, Division, division, step_of
 from throughtime.symbolic.program import Read, Recurrence, Sizes, Sum, Write, size_of
 
 
@@ -126,26 +126,27 @@ class Kernel:
         if self._function is None:
             self.compile()
         times = max(samples, 1)
-        teams = self._teams(rows, times * len(groups), threads, numbers)
-        front = [steps, rows, times * len(groups), threads, 0, *self._addresses, *teams, *numbers]
+        divided = self._division(rows, times * len(groups), threads, numbers)
+        front = [steps, rows, times * len(groups), threads, 0, *self._addresses, *divided, *numbers]
         given = sampled or [False] * len(layout)
         found = with_input(template(front, layout, given, groups, reverse, times, self._bytes), layout, mapped)
         return PreparedCall(self.recurrence.name, self._function, found, len(groups))  # type: ignore[arg-type]
 
-    def _teams(self, rows: int, groups: int, threads: int, numbers: Sequence[int]) -> tuple[int, int]:
-        """The fewest sequences of a slice, and how many threads may share its units."""
+    def _division(self, rows: int, groups: int, threads: int, numbers: Sequence[int], least: int = 1) -> Division:
         step = step_of(self.recurrence, dict(zip(self.widths, numbers, strict=True)), self._bytes)
         alone = threads <= groups  # nobody is there to meet
-        team = 1 if alone else members(step, rows, groups, threads, runtime.meeting_nanoseconds())
-        return smallest_slice(step), team
+        return division(step, rows, groups, threads, 0 if alone else runtime.meeting_nanoseconds(), least)
 
     def session_numbers(
-        self, tensors: Sequence[Tensor], group: Sequence[Place], numbers: Sequence[int], rows: int, threads: int
+        self, tensors: Sequence[Tensor], group: Sequence[Place], numbers: Sequence[int], rows: int, many: bool
     ) -> list[int]:
-        """What a session of `rows` sequences is opened with, but for its input map: a call of one step."""
+        """What a session of `rows` sequences is opened with, but for its input map: a call of one step. `many`: for
+        many steps at a time; a single one is often made by one thread, slice after slice, so these must be large."""
         layout = [t.stride() for t in tensors]
+        threads = torch.get_num_threads()
         addresses = runtime.parallel_address(), routines(self.dtype)
-        front = [1, rows, 1, threads, 0, *addresses, *self._teams(rows, 1, threads, numbers), *numbers]
+        divided = self._division(rows, 1, threads, numbers, 1 if many else LARGEST_NEAR_SLICE)
+        front = [1, rows, 1, threads, 0, *addresses, *divided, *numbers]
         found = template(front, layout, [False] * len(tensors), [group], [False], 1, self._bytes)
         return list(filled(found, addresses_of(tensors), 1, (), None))
 

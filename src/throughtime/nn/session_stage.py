@@ -56,23 +56,24 @@ class Stage:
                 self.reads[array] = self._constant(layer, own, array).clone()
         self.matrices = [own[name].clone() for name in layer.derived.loops[False]]
         tensors = [*self.states, *self.reads.values(), *self.matrices, self.output, *self.states]
-        threads = torch.get_num_threads()
-        numbers = plan.kernel.session_numbers(tensors, plan.groups[0], plan.numbers, batch, threads)
         strides = self.weight.stride() if self.maps_input else (0, 0)
-        numbers += [self.weight.data_ptr(), *strides, inputs]
+        more = [self.weight.data_ptr(), *strides, inputs]
         places = [(r.array, r.name) for r in recurrence.used_reads]
-        numbers.append(next((k for k, (array, _) in enumerate(places) if array == "x"), -1))
+        more.append(next((k for k, (array, _) in enumerate(places) if array == "x"), -1))
         blocks = column_blocks(recurrence.reads, kind.sizes).get("net", {})
         parts = [(k, blocks[name][0]) for k, (array, name) in enumerate(places) if array == "net"]
-        numbers += [len(parts), *(n for part in parts for n in part)]
-        self._numbers = numbers
+        more += [len(parts), *(n for part in parts for n in part)]
+        self._numbers = [
+            [*plan.kernel.session_numbers(tensors, plan.groups[0], plan.numbers, batch, many), *more, many]
+            for many in (False, True)
+        ]
         self.name = recurrence.name
         self.library = _library(session_source(recurrence, DTYPES[self.dtype]), f"{recurrence.name}.session")
         self.stepping = self._current = self._open(many=False)
         self._running = self.stepping if self.library.tt_suits_many(self.stepping) else 0
 
     def _open(self, many: bool) -> int:
-        handle = self.library.tt_open(np.array([*self._numbers, many], dtype=np.int64).ctypes.data)
+        handle = self.library.tt_open(np.array(self._numbers[many], dtype=np.int64).ctypes.data)
         if not handle:
             raise MemoryError(f"{self.name}: no memory for a session of {self.output.shape[1]} sequences")
         weakref.finalize(self, self.library.tt_close, handle)

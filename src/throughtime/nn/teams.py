@@ -1,17 +1,19 @@
-"""How many threads share the units of one step: a model of what that saves, and of what their meetings cost here."""
+"""How threads share the sequences and the units of one step: a model of what that saves, and of what the meetings of
+threads cost here."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from throughtime.codegen.phases import schedule
 from throughtime.symbolic.program import Recurrence, Sizes, size_of
 
-SMALLEST_SLICE = 4
-"""Fewer sequences than this share one reading of the matrices better than two threads would."""
+LARGEST_NEAR_SLICE = 4
+"""More sequences of one reading of the matrices gain nothing: with two threads they are always two slices."""
 SMALLEST_FAR_SLICE, SMALLEST_EXCHANGING_SLICE = 13, 8
-"""The same of matrices that a thread's own caches do not hold: to read them takes as long as the multiply-adds of so
-many; and where the members of a team would have more to exchange than their own units."""
+"""Sequences of a slice, at least, of matrices that a thread's own caches do not hold: to read them takes as long as the
+multiply-adds of so many; and where the members of a team would have more to exchange than their own units."""
 NEAR, FAR, NEAR_BYTES = 150, 30, 2 << 20
 """Bytes that a thread reads in a nanosecond of a matrix that its own caches hold, and of a larger one."""
 ROWS_OF_ONE_READING = 2.7
@@ -47,31 +49,47 @@ def step_of(recurrence: Recurrence, sizes: Sizes, size: int) -> Step:
     return Step(size, matrix, len(phases), sum(size_of(p.width, sizes) for p in phases), exchanged)
 
 
-def smallest_slice(step: Step) -> int:
-    if step.matrix * step.size <= NEAR_BYTES:
-        return SMALLEST_SLICE
-    return SMALLEST_FAR_SLICE if step.exchanged <= step.units else SMALLEST_EXCHANGING_SLICE
+class Division(NamedTuple):
+    """How the sequences of a group are divided: into slices of at least `smallest` of them; `team`: threads that may
+    share a slice's units."""
+
+    smallest: int
+    team: int
 
 
-def slices(step: Step, rows: int, groups: int, threads: int) -> int:
+def slices(step: Step, smallest: int, rows: int, groups: int, threads: int) -> int:
     """How many threads, or teams of them, share the sequences of one group; recurrence.h says the same."""
-    smallest, share = smallest_slice(step), -(-threads // groups)
+    share = -(-threads // groups)
     count = max(1, min(rows // smallest, share))
-    return count if smallest == SMALLEST_SLICE else share // -(-share // count)
+    return count if smallest <= LARGEST_NEAR_SLICE else share // -(-share // count)
 
 
-def members(step: Step, rows: int, groups: int, threads: int, meeting: int) -> int:
-    """Threads for each slice of a group of `rows` sequences. `meeting`: nanoseconds of one between two threads."""
-    count = slices(step, rows, groups, threads)
-    most, rows = threads // (groups * count), -(-rows // count)
+def division(step: Step, rows: int, groups: int, threads: int, meeting: int, least: int = 1) -> Division:
+    """The one with which a step takes least time. `meeting`: nanoseconds of one between two threads; `least`: fewer
+    sequences than this are no slice."""
+    if step.matrix * step.size > NEAR_BYTES:
+        sizes = [SMALLEST_FAR_SLICE if step.exchanged <= step.units else SMALLEST_EXCHANGING_SLICE]
+    else:
+        sizes = list(range(LARGEST_NEAR_SLICE, least - 1, -1))
 
-    def nanoseconds(team: int) -> float:
-        own = step.matrix * step.size / team
-        reading = own / (NEAR if own <= NEAR_BYTES else FAR)
-        found = max(reading, own / NEAR * rows / ROWS_OF_ONE_READING) + OF_A_UNIT * rows * step.units / team
-        if team > 1:
-            lines = rows * step.exchanged * step.size / LINE_BYTES * (team - 1) / team
-            found += meeting * (step.phases * (1 + (team - 2) / 4) + OF_A_LINE * lines)
-        return found
+    def nanoseconds(found: Division) -> float:
+        count = slices(step, found.smallest, rows, groups, threads)
+        return _nanoseconds(step, -(-rows // count), found.team, meeting)
 
-    return min(range(1, most + 1), key=nanoseconds, default=1)
+    def divisions() -> Iterator[Division]:
+        for smallest in sizes:
+            most = max(1, threads // (groups * slices(step, smallest, rows, groups, threads)))
+            yield from (Division(smallest, team) for team in range(1, most + 1))
+
+    return min(divisions(), key=nanoseconds)
+
+
+def _nanoseconds(step: Step, rows: int, team: int, meeting: int) -> float:
+    """Of one step of a slice of so many sequences."""
+    own = step.matrix * step.size / team
+    reading = own / (NEAR if own <= NEAR_BYTES else FAR)
+    found = max(reading, own / NEAR * rows / ROWS_OF_ONE_READING) + OF_A_UNIT * rows * step.units / team
+    if team > 1:
+        lines = rows * step.exchanged * step.size / LINE_BYTES * (team - 1) / team
+        found += meeting * (step.phases * (1 + (team - 2) / 4) + OF_A_LINE * lines)
+    return found
