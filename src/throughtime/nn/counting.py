@@ -22,7 +22,7 @@ from throughtime.symbolic.functions import OPERATIONS
 from throughtime.symbolic.program import Recurrence, Sizes, size_of
 
 # The rule of run_call in codegen/skeletons/recurrence.h.
-WORK_OF_A_THREAD = 2_000_000
+WORK_OF_A_THREAD = 500_000
 PACKING = 8  # multiply-adds that take as long as to pack a number
 FEWEST_ROWS_IN_PIECES, FEWEST_STEPS_IN_PIECES = 16, 8
 

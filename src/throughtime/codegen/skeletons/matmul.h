@@ -248,8 +248,8 @@ struct Products {
   }
 };
 
-// Multiply-adds that are done before another thread has woken.
-inline constexpr int64_t alone = 3000000;
+// Fewer multiply-adds than these are not worth telling a thread of, even one that is awake.
+inline constexpr int64_t alone = 500000;
 
 template <class T>
 int run_products(const int64_t* a) {

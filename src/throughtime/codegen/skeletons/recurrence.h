@@ -145,8 +145,9 @@ int run_call(const int64_t* numbers, int pieces = -1) {
                        pack_input(call, call.group[0], (T*)nullptr);
   // To pack a number takes as long as some multiply-adds.
   call.work = call.groups * (call.steps * call.rows + 8) * size;
-  // A sleeping thread wakes in some 20 microseconds: each must have more multiply-adds than are done in that time.
-  const int64_t useful = 1 + call.work / 2000000;
+  // A thread that is awake begins within a microsecond, and for little work none is woken (pool.cpp): each must have some
+  // ten times as many multiply-adds as are done in that time.
+  const int64_t useful = 1 + call.work / 500000;
   if (call.threads > useful) call.threads = useful;
   share_out(call);
   if (!Team::allowed()) call.team = 1;
