@@ -143,6 +143,38 @@ def test_whole_layers_and_teams_of_threads(name, rows, directions):
     assert all(torch.equal(a, b) for each in found for a, b in zip(each, found[0], strict=True))
 
 
+class Levelled(tt.Cell):
+    """Single numbers of every kind: totals, what follows from them, and a signal that wants its gradient."""
+
+    def step(self, x, h):
+        net = tt.affine("net", x, h)
+        level = tt.mean(net)
+        return tt.tanh((net - level) * tt.signal("share") * tt.sigmoid(level) + 0.1 * h)
+
+
+def test_members_of_a_team_make_single_numbers_each_for_itself():
+    layer = tt.Recurrent(Levelled(), 20, 300, dtype=torch.float64)
+    reference = tt.Recurrent(Levelled(), 20, 300, dtype=torch.float64, backend="reference")
+    reference.load_state_dict(layer.state_dict())
+    x, share = draw(12, 1, 20, seed=1).double().requires_grad_(), draw(12, 1, seed=2).double().requires_grad_()
+    before, found = torch.get_num_threads(), []
+
+    def gradients(layer):
+        output = layer(x, share=share)[0]
+        error = draw(12, 1, 300, seed=3).double()
+        return [output.detach(), *torch.autograd.grad(output, [x, share, *layer.parameters()], error)]
+
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(gradients(layer))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for each in found for a, b in zip(each, found[0], strict=True))
+    for ours, other in zip(found[0], gradients(reference), strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-11, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["rnn", "gru", "lstm-layernorm", "lstm-mogrifier"])
 @pytest.mark.parametrize(
     "units, rows, steps", [(5, 1, 1), (70, 1, 1), (150, 4, 1), (150, 5, 1), (96, 33, 1), (1024, 2, 2)]

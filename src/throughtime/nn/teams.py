@@ -26,13 +26,13 @@ meeting."""
 
 
 class Step(NamedTuple):
-    """One step of one group, for one sequence. `size`: bytes of a number; `matrix`: numbers of the matrices; `units`:
-    that its phases make, after each of which the members of a team meet; `exchanged`: numbers that products read, which
+    """One step of one group, for one sequence. `size`: bytes of a number; `matrix`: numbers of the matrices;
+    `meetings`: of the members of a team; `units`: that its phases make; `exchanged`: numbers that products read, which
     all members have a part in."""
 
     size: int
     matrix: int
-    phases: int
+    meetings: int
     units: int
     exchanged: int
 
@@ -46,7 +46,10 @@ def step_of(recurrence: Recurrence, sizes: Sizes, size: int) -> Step:
             depth = sum(size_of(v.width, sizes) for v in product.vectors)
             matrix += size_of(phase.width, sizes) * depth * len(product.nets)
             exchanged += depth
-    return Step(size, matrix, len(phases), sum(size_of(p.width, sizes) for p in phases), exchanged)
+    meetings = len(phases)
+    if not any(p.width == 1 and (p.nets or p.totals) for p in phases):
+        meetings = sum(p.width != 1 for p in phases)  # single numbers are made by every member for itself, see totals.h
+    return Step(size, matrix, meetings, sum(size_of(p.width, sizes) for p in phases), exchanged)
 
 
 class Division(NamedTuple):
@@ -91,5 +94,5 @@ def _nanoseconds(step: Step, rows: int, team: int, meeting: int) -> float:
     found = max(reading, own / NEAR * rows / ROWS_OF_ONE_READING) + OF_A_UNIT * rows * step.units / team
     if team > 1:
         lines = rows * step.exchanged * step.size / LINE_BYTES * (team - 1) / team
-        found += meeting * (step.phases * (1 + (team - 2) / 4) + OF_A_LINE * lines)
+        found += meeting * (step.meetings * (1 + (team - 2) / 4) + OF_A_LINE * lines)
     return found

@@ -31,6 +31,7 @@ struct Slice : Nets<Cell, T> {
   Input<Cell, T> input;
   int64_t now = 0;        // which step is being made
   int64_t exchanged = 0;  // how many have been
+  T spare[lanes<T>];      // what a leader writes is written here by the others
 
   using Base::Base;
 
@@ -46,7 +47,7 @@ struct Slice : Nets<Cell, T> {
   bool borrow(const Slice& leader, int64_t net_count) {
     if (!Base::borrow(leader, net_count + rows * Cell::buffers) || !open_own(&leader.totals)) return false;
     for (int64_t r = 0; r < rows; ++r)
-      point_totals<Cell>(buffer + r * per_row, nets + net_count + r * Cell::buffers, typename Cell::Phases{});
+      point_own<Cell>(buffer + r * per_row, nets + net_count + r * Cell::buffers, typename Cell::Phases{});
     return true;
   }
 
@@ -106,6 +107,7 @@ struct Slice : Nets<Cell, T> {
 
   template <class Phase>
   void run(int64_t t) {
+    constexpr bool each_ones = is_each_ones<Phase>(typename Cell::Phases{});
     const Units<T> units = {call.width_of(Phase::width), call.team};
     const int64_t width = units.width;
     if (Phase::totals) memset((void*)totals.own, 0, size_t(count) * Phase::totals * sizeof(Vec<T>));
@@ -114,7 +116,8 @@ struct Slice : Nets<Cell, T> {
     bool made = false;
     // Every other step goes through the units backwards: what a cache still holds of the matrices is used first.
     back = (call.origin + now) % 2;
-    for (int64_t p = first_part(units.parts); p < end_part(units.parts); ++p) {
+    const int64_t last = each_ones ? units.parts : end_part(units.parts);
+    for (int64_t p = each_ones ? 0 : first_part(units.parts); p < last; ++p) {
       const Part part = {units.begin(p), units.end(p), p * units.panels(), units.all_panels()};
       if (part.begin >= part.end) continue;
       packed_here = packed_phase;
@@ -122,7 +125,7 @@ struct Slice : Nets<Cell, T> {
       made = true;
     }
     if (packed && !made) packed_here += this->packed_of_phase(width, typename Phase::Products{});
-    const bool shared = members > 1;
+    const bool shared = members > 1 && !each_ones;
     if (shared) {
       team->meet();
       if (team->given_up) give_up();
@@ -168,8 +171,12 @@ struct Slice : Nets<Cell, T> {
       const int k = Phase::read[n];
       reads[k] = call.is_mapped(k) ? input.of(call, now, i, k) : call.read_of(group, k, t, b);
     }
-    for (int n = 0; n < Phase::writes; ++n) writes[Phase::write[n]] = group.writes[Phase::write[n]].at(t, b);
-    T* const* sums = partial + r * Cell::sums;
+    const bool again = is_each_ones<Phase>(typename Cell::Phases{}) && member;  // what the leader makes too
+    T* spares[Cell::sums + 1];
+    for (int n = 0; n < Phase::writes; ++n)
+      writes[Phase::write[n]] = again ? spare : group.writes[Phase::write[n]].at(t, b);
+    for (int k = 0; k < Cell::sums && again; ++k) spares[k] = spare;
+    T* const* sums = again ? spares : partial + r * Cell::sums;
     Ahead<Cell, T, Phase> ahead;
     if (now + 1 < call.steps) ahead.begin(call, group, reads, writes);
     const int64_t net_step = Phase::nets * panel<T>;

@@ -54,9 +54,18 @@ struct Totals {
   }
 };
 
-// Members of a team have totals of their own: `buffers`, a row's addresses, are made to point to `to`.
+// Whether a phase is of single numbers, which each member of a team makes for itself, as all that it needs are totals and
+// other such numbers; and they need not meet after it. Not in a cell where one has a product or totals of its own.
+template <class Phase, class... Phases>
+constexpr bool is_each_ones(Sequence<Phases...>) {
+  return Phase::width == 0 && ((Phases::width != 0 || (Phases::nets == 0 && Phases::totals == 0)) && ...);
+}
+
+// Members of a team have totals and single numbers of their own: `buffers`, a row's addresses, are made to point to `to`.
 template <class Cell, class T, class... Phases>
-void point_totals(T** buffers, [[maybe_unused]] T* to, Sequence<Phases...>) {
+void point_own(T** buffers, [[maybe_unused]] T* to, Sequence<Phases...> phases) {
+  for (int k = 0; k < Cell::buffers && (is_each_ones<Phases>(phases) || ...); ++k)
+    if (Cell::buffer_width[k] == 0) buffers[Cell::carries + k] = to + k;
   const auto point = [&](const int* numbers, int count) {
     for (int k = 0; k < count; ++k) buffers[numbers[k]] = to + numbers[k] - Cell::carries;
   };
