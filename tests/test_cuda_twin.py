@@ -126,6 +126,9 @@ def test_the_twin_follows_the_layers_parameters(calls: list[str], monkeypatch: p
     twin = nn.GRU(4, 6, num_layers=2, bias=False, dtype=torch.float64)
     twin.load_state_dict(layer.state_dict())
     check([layer(x)[0]], [twin(x)[0]])
+    layer.weight_hh_l1 = nn.Parameter(layer.weight_hh_l1.data)  # another one, in the same place
+    layer(x)[0].sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
 
 
 def test_sixteen_bits_are_the_twins_own(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

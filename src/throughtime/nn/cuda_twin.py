@@ -47,7 +47,7 @@ class _Known:
         self.twin: nn.Module | str = torch_twin(layer)
         if not isinstance(self.twin, (nn.RNNBase, str)):
             self.twin = f"torch.nn.{type(self.twin).__name__} makes single steps"
-        self.places: list[int] = []
+        self.places: list[tuple[int, int]] = []
         self.measured: dict[Shape, Seconds] = {}
 
 
@@ -131,13 +131,13 @@ def _obstacle(layer: Recurrent, known: _Known, call: Call, traced: bool) -> str 
 def _run(layer: Recurrent, known: _Known, call: Call) -> tuple[Tensor, list[Any]]:
     twin: Any = known.twin
     parameters = {name: layer._parameters[name] for name in twin._parameters}
-    places = [p.data_ptr() for p in parameters.values()]  # type: ignore[union-attr]
+    places = [(id(p), p.data_ptr()) for p in parameters.values()]  # type: ignore[union-attr]
     if places != known.places:
         for name, parameter in parameters.items():
             setattr(twin, name, parameter)
         twin.flatten_parameters()  # cuDNN reads weights that lie in a row; where they do not, every call copies them
-        known.places = [p.data_ptr() for p in parameters.values()]  # type: ignore[union-attr]
-    twin.train(layer.training)
+        known.places = [(id(p), p.data_ptr()) for p in parameters.values()]  # type: ignore[union-attr]
+    twin.train(layer.training).dropout = layer.dropout
     kind = layer.any_weight.dtype
     x = call.x.to(kind)
     states = [each(s, lambda p: p.to(kind).contiguous()) for s in call.states]
