@@ -14,7 +14,8 @@ from throughtime.nn import counting, teams
 def test_the_rule_of_the_cut_is_the_kernels():
     header = skeletons('#include "recurrence.h"')["recurrence.h"]
     assert int(re.search(r"useful = 1 \+ call\.work / (\d+);", header)[1]) == counting.WORK_OF_A_THREAD
-    assert int(re.search(r"int64_t near = (\d+),", header)[1]) == teams.LARGEST_NEAR_SLICE
+    assert int(re.search(r"worth_waking = (\d+);", header)[1]) == counting.WORTH_WAKING
+    assert int(re.search(r"int64_t near = (\d+);", header)[1]) == teams.LARGEST_NEAR_SLICE
     assert int(re.search(r"call\.rows \+ (\d+)\) \* size;", header)[1]) == counting.PACKING
 
 

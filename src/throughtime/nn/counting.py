@@ -16,13 +16,13 @@ from throughtime.codegen.phases import Phase, schedule
 from throughtime.nn.calls import Kind
 from throughtime.nn.kernels import column_blocks
 from throughtime.nn.program import Plan, is_joint
-from throughtime.nn.teams import Step, division, slices, step_of
+from throughtime.nn.teams import LARGEST_NEAR_SLICE, Step, division, slices, step_of
 from throughtime.runtime import Compiler, meeting_nanoseconds
 from throughtime.symbolic.functions import OPERATIONS
 from throughtime.symbolic.program import Recurrence, Sizes, size_of
 
 # The rule of run_call in codegen/skeletons/recurrence.h.
-WORK_OF_A_THREAD = 500_000
+WORK_OF_A_THREAD, WORTH_WAKING = 500_000, 2_000_000
 PACKING = 8  # multiply-adds that take as long as to pack a number
 FEWEST_ROWS_IN_PIECES, FEWEST_STEPS_IN_PIECES = 16, 8
 
@@ -148,7 +148,10 @@ def one_step(recurrence: Recurrence, sizes: Sizes, heads: int, size: int) -> Ste
 def cut(step: Step, packed: int, groups: int, steps: int, rows: int, threads: int) -> Cut:
     """`packed`: numbers of the packed matrices of one group, and of its packed W."""
     smallest, team = division(step, rows, groups, threads, meeting_nanoseconds(measure=False))
-    threads = min(threads, 1 + (steps * rows + PACKING) * packed * groups // WORK_OF_A_THREAD)
+    work = (steps * rows + PACKING) * packed * groups
+    threads = min(threads, 1 + work // WORK_OF_A_THREAD)
+    if work < WORTH_WAKING:
+        smallest = max(smallest, LARGEST_NEAR_SLICE)
     count = slices(step, smallest, rows, groups, threads)
     team = max(1, min(team, threads // (groups * count)))
     return Cut(groups, count, min(threads, groups * count * team), team)

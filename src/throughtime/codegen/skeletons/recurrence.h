@@ -68,11 +68,14 @@ bool deal(const Call<Cell, T>& call, Group<Cell, T>& group) {
 
 // ---- one call ---------------------------------------------------------------------------------
 
+// A slice of fewer sequences than these takes almost as long as one of them.
+inline constexpr int64_t near = 4;
+
 // The sequences are shared out over slices. Threads that are left become teams, as large as is worth it. nn/teams.py says
 // why, and how many.
 template <class Cell, class T>
 void share_out(Call<Cell, T>& call) {
-  const int64_t near = 4, share = (call.threads + call.groups - 1) / call.groups;
+  const int64_t share = (call.threads + call.groups - 1) / call.groups;
   call.slices = call.rows / call.smallest < share ? call.rows / call.smallest : share;
   if (call.slices < 1) call.slices = 1;
   if (call.smallest > near) call.slices = share / ((share + call.slices - 1) / call.slices);
@@ -122,6 +125,9 @@ int pieces_of(const Call<Cell, T>& call) {
   return exact ? 1 : many_pieces(call);
 }
 
+// Multiply-adds that are done while a thread wakes up.
+inline constexpr int64_t worth_waking = 2000000;
+
 template <class Cell, class T>
 int run_call(const int64_t* numbers, int pieces = -1) {
   const int64_t* a = numbers;
@@ -149,6 +155,7 @@ int run_call(const int64_t* numbers, int pieces = -1) {
   // ten times as many multiply-adds as are done in that time.
   const int64_t useful = 1 + call.work / 500000;
   if (call.threads > useful) call.threads = useful;
+  if (call.work < worth_waking && call.smallest < near) call.smallest = near;
   share_out(call);
   if (!Team::allowed()) call.team = 1;
   // One step reads its matrices once: they are packed piece by piece where they are needed, in a nearer cache. Matrices
@@ -171,8 +178,9 @@ int run_call(const int64_t* numbers, int pieces = -1) {
   for (int64_t g = 0; g < call.groups && call.slices > 1 && !call.failed; ++g)
     if (call.group[g].lengths) call.failed = !deal(call, call.group[g]);
   if (call.team > 1) call.failed |= !(call.teams = allocate_teams(call.groups * call.slices));
-  // The members of a team wait for one another, so each is woken.
-  const int64_t alone = call.team > 1 ? INT64_MAX : call.work / 100;
+  // The members of a team wait for one another, and small slices gain nothing one after the other: so each is woken.
+  const bool small = call.slices > 1 && call.rows / call.slices < near;
+  const int64_t alone = call.team > 1 || small ? INT64_MAX : call.work / 100;
   if (!call.failed && call.rows > 0) {
     if (packs)
       call.parallel(
