@@ -1,4 +1,5 @@
-"""Every catalogue cell under every scheme on the GPU against float64 on the CPU.
+"""Every catalogue cell under every scheme on the GPU against float64 on the CPU; then torch.nn's layers in the place of
+ones that compute the same, and sessions.
 
     python bench/cuda/correctness.py
 
@@ -8,6 +9,7 @@ Ends with status 1 if one is larger than rounding explains.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,13 +24,41 @@ BOUNDS = {"float": 2e-5, "tfloat32": 2e-2, "float16": 2e-2, "bfloat16": 1e-1}
 STEPS, ROWS, INPUT, HIDDEN = 50, 19, 20, 70
 
 
-def results(layer: Any, x: Tensor, lengths: Tensor, errors: list[Tensor]) -> list[Tensor]:
+def results(layer: Any, x: Tensor, lengths: Tensor | None, errors: list[Tensor]) -> list[Tensor]:
     x = x.detach().requires_grad_()
     output, ends = layer(x, lengths=lengths)
     made = [output, *(ends if isinstance(ends, tuple) else (ends,))]
     loss = sum((e.to(m) * m).sum() for e, m in zip(errors, made, strict=False))
     found = torch.autograd.grad(loss, [x, *layer.parameters()])  # type: ignore[arg-type]
     return [t.detach().double().cpu() for t in (*made, *found)]
+
+
+def relative(found: list[Tensor], wanted: list[Tensor]) -> float:
+    return max(float((f - w).abs().max() / w.abs().max()) for f, w in zip(found, wanted, strict=True))
+
+
+def reported(what: str, worst: float, bound: float) -> bool:
+    """Whether it is more than the bound."""
+    bad = not worst <= bound
+    print(f"{what}: {worst:.1e}{f' MORE THAN {bound:.0e}' if bad else ''}")
+    return bad
+
+
+def twins_and_sessions(device: torch.device) -> Iterator[tuple[str, float]]:
+    """What is compared, and its largest difference."""
+    for kind in (tt.RNN, tt.GRU, tt.LSTM):
+        torch.manual_seed(0)
+        layer = kind(INPUT, HIDDEN, num_layers=2, dtype=torch.float64)
+        x, errors = torch.randn(STEPS, ROWS, INPUT).double(), [torch.randn(STEPS, ROWS, HIDDEN)]
+        wanted = results(layer, x, None, errors)
+        layer.float().to(device)
+        given = x.float().to(device)
+        with asked("cudnn"):
+            yield f"{kind.__name__} cudnn float", relative(results(layer, given, None, errors), wanted)
+        with asked("block"):
+            session = layer.session(ROWS)
+            made = torch.stack([session.step(given[t]).clone() for t in range(STEPS)])
+            yield f"{kind.__name__} session float", relative([made.double().cpu()], wanted[:1])
 
 
 def main() -> None:
@@ -49,11 +79,10 @@ def main() -> None:
                     except REFUSALS as refusal:
                         print(f"{name} {scheme} {product}: {refusal}")
                         continue
-                worst = max(float((f - w).abs().max() / w.abs().max()) for f, w in zip(found, wanted, strict=True))
-                good = worst <= bound
-                bad += not good
-                print(f"{name} {scheme} {product}: {worst:.1e}{'' if good else f' MORE THAN {bound:.0e}'}")
+                bad += reported(f"{name} {scheme} {product}", relative(found, wanted), bound)
         layer.cpu()
+    for what, worst in twins_and_sessions(device):
+        bad += reported(what, worst, BOUNDS["float"])
     raise SystemExit(bad > 0)
 
 
