@@ -244,3 +244,14 @@ def test_rounded_products_can_be_differentiated_again(monkeypatch: pytest.Monkey
     assert "_Rounded" in str(cuda_rounded.product(left, right).grad_fn)
     tangent = torch.func.jvp(lambda v: cuda_rounded.product(v, right.detach()), (left.detach(),), (left.detach(),))
     check(list(tangent), [left @ right, left @ right], 0)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # within forward mode
+def test_forward_mode_is_the_packages_own(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.nn's layers have no tangents on a GPU."""
+    layer, x, _ = given("GRU")
+    asked(monkeypatch, "timed")
+    with torch.autograd.forward_ad.dual_level():
+        output = layer(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))[0]
+        assert torch.autograd.forward_ad.unpack_dual(output).tangent is not None
+    assert not calls

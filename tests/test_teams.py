@@ -71,4 +71,4 @@ def test_teams(hidden, rows, groups, threads, meeting, expected):
 def test_slices(hidden, rows, groups, threads, meeting, expected):
     step = counting.one_step(tt.GRU(5, 5).derived.programs[False].forward(False), {"hidden": hidden, "input": 5}, 1, 4)
     found = teams.division(step, rows, groups, threads, meeting)
-    assert (found.smallest, teams.slices(step, found.smallest, rows, groups, threads)) == expected
+    assert (found.smallest, teams.slices(found.smallest, rows, groups, threads)) == expected

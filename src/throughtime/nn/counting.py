@@ -152,7 +152,7 @@ def cut(step: Step, packed: int, groups: int, steps: int, rows: int, threads: in
     threads = min(threads, 1 + work // WORK_OF_A_THREAD)
     if work < WORTH_WAKING:
         smallest = max(smallest, LARGEST_NEAR_SLICE)
-    count = slices(step, smallest, rows, groups, threads)
+    count = slices(smallest, rows, groups, threads)
     team = max(1, min(team, threads // (groups * count)))
     return Cut(groups, count, min(threads, groups * count * team), team)
 

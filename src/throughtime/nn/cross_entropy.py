@@ -8,13 +8,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import functional
 
 from throughtime.nn.cross_entropy_torch import How, Reduction, composed, in_torch_blocks
 from throughtime.nn.logits import Losses, arithmetic, in_blocks
+from throughtime.nn.modes import is_transformed
 
-_transforms_active = torch._C._are_functorch_transforms_active
 _is_legacy = torch._C._functorch.is_legacy_batchedtensor
 
 
@@ -68,7 +67,7 @@ def linear_cross_entropy(
     _check(tensors, target, reduction, label_smoothing, backend)
     kind = torch.promote_types(input.dtype, linear_weight.dtype)
     how = How(reduction, ignore_index, float(label_smoothing))
-    if backend == "reference" or input.is_meta or torch.compiler.is_compiling() or _is_transformed():
+    if backend == "reference" or input.is_meta or torch.compiler.is_compiling() or is_transformed():
         return composed(input, linear_weight, linear_bias, target, how).to(kind)
     rows = input if input.dim() == 2 else input.reshape(-1, input.shape[-1])
     targets = target if target.dim() == 1 else target.reshape(-1)
@@ -156,10 +155,6 @@ def _composed_gradients(
         (d_logits.mT @ h_wide).to(weight.dtype) if wanted[1] else None,
         d_logits.sum(-2).to(bias.dtype) if wanted[2] and bias is not None else None,
     )
-
-
-def _is_transformed() -> bool:
-    return _transforms_active() or forward_ad._current_level >= 0
 
 
 def _kept(target: Tensor, classes: int, ignore_index: int) -> Tensor | None:

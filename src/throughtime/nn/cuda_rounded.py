@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import functional
 
 from throughtime.nn import cuda_wish
+from throughtime.nn.modes import is_transformed
 
 KINDS = {"BFloat16": torch.bfloat16, "Float16": torch.float16}
 """torch's names for operands of 16 bits."""
@@ -36,9 +36,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _kind_for(tensor: Tensor) -> torch.dtype | None:
-    if not _is_on_gpu(tensor) or tensor.dtype != torch.float32 or torch.compiler.is_compiling():
-        return None
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if not _is_on_gpu(tensor) or tensor.dtype != torch.float32 or torch.compiler.is_compiling() or is_transformed():
         return None
     return KINDS.get(cuda_wish.PRODUCTS[cuda_wish.wish().product])
 

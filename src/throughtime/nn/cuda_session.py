@@ -28,12 +28,12 @@ class GpuSession:
         check_layer(layer, batch)
         self.layer, self.batch = layer, batch
         weight = layer.any_weight
-        self._dtype = torch.float32 if weight.dtype in NARROW else weight.dtype
         self._own = copy.deepcopy(layer).eval().requires_grad_(False)
         self._own.batch_first = False
         self._x = weight.new_zeros(1, batch, layer.input_size)
         self._words = weight.new_zeros(1, batch, dtype=torch.int64)
-        self.output = weight.new_zeros(batch, layer.output_size(layer.num_layers - 1), dtype=self._dtype)
+        kind = torch.float32 if weight.dtype in NARROW else weight.dtype
+        self.output = weight.new_zeros(batch, layer.output_size(layer.num_layers - 1), dtype=kind)
         self._states: list[Any] = [self._zeros(k) for k in range(len(layer.state_names))]
         self._made = 0  # steps of the present sequences
         self.reset(state)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from throughtime.nn.calls import holds_numbers
 from throughtime.nn.cuda_device import machine_of
 from throughtime.nn.cuda_wish import VARIABLE, wish
+from throughtime.nn.modes import is_transformed
 from throughtime.nn.stack import run_stack
 from throughtime.nn.states import each
 
@@ -69,7 +70,7 @@ def _twin_call(layer: Recurrent, call: Call, traced: bool) -> tuple[Tensor, list
     scheme = wish().scheme
     if scheme not in ("cudnn", "timed") or layer.backend != "compiled":
         return None
-    if torch._C._are_functorch_transforms_active():
+    if is_transformed():
         why: str | None = "torch.nn's layers cannot be transformed by torch.func"
     else:
         known = _known_of(layer)

@@ -18,15 +18,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from throughtime.nn import mapped, planned, planned_backward
 from throughtime.nn.calls import Job, Operands, Results, holds_numbers, launch, sort_operands, sort_results
+from throughtime.nn.modes import is_transformed
 from throughtime.nn.precision import under_autocast
 from throughtime.nn.products import TorchProducts
 from throughtime.nn.program import Plan, Program
-
-_transforms_active = torch._C._are_functorch_transforms_active
 
 
 def run(job: Job, operands: Operands, x: Tensor | None = None) -> Results:
@@ -75,10 +73,6 @@ def takes_input(program: Program, x: Tensor) -> bool:
 def _is_plain(tensor: Tensor) -> bool:
     """Whether the package's own products can read it."""
     return tensor.device.type == "cpu" and holds_numbers(tensor)
-
-
-def is_transformed() -> bool:
-    return _transforms_active() or forward_ad._current_level >= 0
 
 
 class _Recur(torch.autograd.Function):

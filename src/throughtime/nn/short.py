@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.nn.calls import Job, Kind
-from throughtime.nn.operation import is_transformed, run_flat
+from throughtime.nn.modes import is_transformed
+from throughtime.nn.operation import run_flat
 from throughtime.nn.shapes import checked_words, real_lengths
 from throughtime.nn.stack import bias_of
 from throughtime.nn.states import stacked

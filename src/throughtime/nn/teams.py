@@ -60,7 +60,7 @@ class Division(NamedTuple):
     team: int
 
 
-def slices(step: Step, smallest: int, rows: int, groups: int, threads: int) -> int:
+def slices(smallest: int, rows: int, groups: int, threads: int) -> int:
     """How many threads, or teams of them, share the sequences of one group; recurrence.h says the same."""
     share = -(-threads // groups)
     count = max(1, min(rows // smallest, share))
@@ -76,12 +76,12 @@ def division(step: Step, rows: int, groups: int, threads: int, meeting: int, lea
         sizes = list(range(LARGEST_NEAR_SLICE, least - 1, -1))
 
     def nanoseconds(found: Division) -> float:
-        count = slices(step, found.smallest, rows, groups, threads)
+        count = slices(found.smallest, rows, groups, threads)
         return _nanoseconds(step, -(-rows // count), found.team, meeting)
 
     def divisions() -> Iterator[Division]:
         for smallest in sizes:
-            most = max(1, threads // (groups * slices(step, smallest, rows, groups, threads)))
+            most = max(1, threads // (groups * slices(smallest, rows, groups, threads)))
             yield from (Division(smallest, team) for team in range(1, most + 1))
 
     return min(divisions(), key=nanoseconds)

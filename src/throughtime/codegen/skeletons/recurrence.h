@@ -68,7 +68,7 @@ bool deal(const Call<Cell, T>& call, Group<Cell, T>& group) {
 
 // ---- one call ---------------------------------------------------------------------------------
 
-// A slice of fewer sequences than these takes almost as long as one of them.
+// Smaller slices than of so many sequences are cut only of matrices that a thread's own caches hold, see nn/teams.py.
 inline constexpr int64_t near = 4;
 
 // The sequences are shared out over slices. Threads that are left become teams, as large as is worth it. nn/teams.py says
@@ -125,8 +125,8 @@ int pieces_of(const Call<Cell, T>& call) {
   return exact ? 1 : many_pieces(call);
 }
 
-// Multiply-adds that are done while a thread wakes up.
-inline constexpr int64_t worth_waking = 2000000;
+// Multiply-adds in a call for which threads are woken to make small slices: many times those done while one wakes up.
+inline constexpr int64_t work_worth_waking = 2000000;
 
 template <class Cell, class T>
 int run_call(const int64_t* numbers, int pieces = -1) {
@@ -155,7 +155,7 @@ int run_call(const int64_t* numbers, int pieces = -1) {
   // ten times as many multiply-adds as are done in that time.
   const int64_t useful = 1 + call.work / 500000;
   if (call.threads > useful) call.threads = useful;
-  if (call.work < worth_waking && call.smallest < near) call.smallest = near;
+  if (call.work < work_worth_waking && call.smallest < near) call.smallest = near;
   share_out(call);
   if (!Team::allowed()) call.team = 1;
   // One step reads its matrices once: they are packed piece by piece where they are needed, in a nearer cache. Matrices
