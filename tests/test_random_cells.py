@@ -80,7 +80,7 @@ def arrangement(number):
     rng = Random(number)
     return {
         "cell": random_cell(rng),
-        "hidden": rng.choice((1, 2, 5, 17)),
+        "hidden": rng.choice((1, 2, 5, 17, 33)),
         "bidirectional": rng.random() < 0.3,
         "lengths": rng.choice((None, [3, 1], [0, 3])),
         "training": rng.random() < 0.6,

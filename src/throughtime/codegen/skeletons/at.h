@@ -2,7 +2,7 @@
 #pragma once
 
 #include "call.h"
-#include "functions.h"
+#include "both.h"
 
 namespace tt {
 
@@ -19,6 +19,11 @@ TT_INLINE uint32_t mix(uint32_t v) {
 }
 
 // ---- one sequence at one step, seen from the pointwise part -----------------------------------
+
+template <bool Value>
+struct Fact {
+  static constexpr bool value = Value;
+};
 
 // `Whole`: all lanes hold units; otherwise the first `n` do.
 template <class Cell, class T, bool Whole>
@@ -69,6 +74,45 @@ struct At {
     for (int i = 0; i < lanes<T>; ++i)
       result[i] = T(mix(key + uint32_t(unit + i) * 0x9e3779b9u) >> 8) * T(1.0 / 16777216);
     return result;
+  }
+};
+
+// The same for both halves of a panel, which must be whole.
+template <class Cell, class T>
+struct AtBoth {
+  At<Cell, T, true> first, second;
+
+  TT_INLINE auto net(int k) const { return both(first.net(k), second.net(k)); }
+  TT_INLINE auto read(int k) const { return both(first.read(k), second.read(k)); }
+  TT_INLINE auto read_one(int k) const { return first.read_one(k); }
+  TT_INLINE auto carry(int k) const { return both(first.carry(k), second.carry(k)); }
+  TT_INLINE auto carry_one(int k) const { return first.carry_one(k); }
+  TT_INLINE auto buffer(int k) const { return both(first.buffer(k), second.buffer(k)); }
+  TT_INLINE auto buffer_one(int k) const { return first.buffer_one(k); }
+  TT_INLINE auto time() const { return first.time(); }
+  TT_INLINE auto size(int width) const { return first.size(width); }
+  TT_INLINE auto noise(uint32_t stream, bool fixed) const {
+    return both(first.noise(stream, fixed), second.noise(stream, fixed));
+  }
+
+  // What all units have in common is a single vector.
+#define TT_GIVEN(what)                                                                                       \
+  template <class V>                                                                                         \
+  TT_INLINE void what(int k, V value) const {                                                                \
+    first.what(k, first_of(value)), second.what(k, second_of(value));                                        \
+  }                                                                                                          \
+  template <class V>                                                                                         \
+  TT_INLINE void what##_one(int k, V value) const {                                                          \
+    first.what##_one(k, first_of(value));                                                                    \
+  }
+  TT_GIVEN(next)
+  TT_GIVEN(keep)
+  TT_GIVEN(write)
+  TT_GIVEN(sum)
+#undef TT_GIVEN
+  template <class V>
+  TT_INLINE void total(int k, V value) const {
+    first.total(k, first_of(value)), second.total(k, second_of(value));
   }
 };
 

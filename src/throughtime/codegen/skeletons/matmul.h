@@ -177,18 +177,24 @@ struct Rectangle {
     }
   }
 
-  // Tiles of rows one after the other; in each, `tile_rows` numbers for every step of depth.
+  // Tiles of rows one after the other; in each, `tile_rows` numbers for every step of depth. Of rows that lie side by side
+  // some steps at once go to all tiles: a cache line has numbers of several tiles, and lines of many steps would push one
+  // another out of the first-level cache.
   void pack_left(int64_t r, int64_t r_end, int64_t k, int64_t depth) const {
     const Matrix<T>& m = product.left;
     const int64_t whole = m.row_step == 1 && !product.row_list ? (r_end - r) / tile_rows * tile_rows : 0;
-    for (int64_t i = 0; i < r_end - r; i += tile_rows) {
-      T* to = left + i * depth;
-      if (i < whole)
-        for (int64_t d = 0; d < depth; ++d) memcpy(to + d * tile_rows, left_step(k + d) + r + i, tile_rows * sizeof(T));
-      else
-        for (int64_t d = 0; d < depth; ++d)
-          for (int64_t v = 0; v < tile_rows && v < r_end - r - i; ++v)
-            to[d * tile_rows + v] = left_step(k + d)[product.row(r + i + v) * m.row_step];
+    constexpr int64_t at_once = 8;
+    for (int64_t d = 0; d < depth; d += at_once) {
+      const int64_t some = depth - d < at_once ? depth - d : at_once;
+      const T* from[at_once];
+      for (int64_t n = 0; n < some; ++n) from[n] = left_step(k + d + n);
+      for (int64_t i = 0; i < whole; i += tile_rows)
+        for (int64_t n = 0; n < some; ++n)
+          memcpy(left + i * depth + (d + n) * tile_rows, from[n] + r + i, tile_rows * sizeof(T));
+      for (int64_t i = whole; i < r_end - r; i += tile_rows)
+        for (int64_t n = 0; n < some; ++n)
+          for (int64_t v = i; v < i + tile_rows && v < r_end - r; ++v)
+            left[i * depth + (d + n) * tile_rows + v - i] = from[n][product.row(r + v) * m.row_step];
     }
   }
 };

@@ -121,11 +121,4 @@ constexpr int totals_of(Sequence<Phases...>) {
   return most;
 }
 
-template <class Cell, class T, class... Phases>
-int64_t most_nets(Sequence<Phases...>) {
-  int64_t most = 1;
-  ((most = Phases::nets > most ? Phases::nets : most), ...);
-  return most;
-}
-
 }  // namespace tt

@@ -85,10 +85,16 @@ void share_out(Call<Cell, T>& call) {
 }
 
 // Numbers for the net results of a slice of so many rows.
-template <class Cell, class T>
-int64_t net_room(int64_t rows) {
-  const int64_t least = rows * most_nets<Cell, T>(typename Cell::Phases{}) * panel<T>;
-  return least > Slice<Cell, T>::net_room ? least : Slice<Cell, T>::net_room;
+template <class Cell, class T, class... Phases>
+int64_t net_room(const Call<Cell, T>& call, int64_t rows, Sequence<Phases...>) {
+  int64_t most = 0;
+  const auto see = [&](int64_t nets, int64_t units) {
+    const int64_t least = rows * nets * panel<T>, all = rows * nets * units;
+    const int64_t room = all < Slice<Cell, T>::net_room ? all : Slice<Cell, T>::net_room;
+    most = most > room ? most : room > least ? room : least;
+  };
+  (see(Phases::nets, call.padded(Phases::width)), ...);
+  return most;
 }
 
 inline Team* allocate_teams(int64_t count) {
@@ -203,7 +209,7 @@ int run_call(const int64_t* numbers, int pieces = -1) {
           const int64_t first = c.first_of(s), last = c.first_of(s + 1);
           Slice<Cell, T> slice(c, c.group[g], c.packed[g], first, last - first);
           slice.packed_input = c.packed[g] && c.packed_input >= 0 ? c.packed[g] + c.packed_input : nullptr;
-          const int64_t room = net_room<Cell, T>(last - first);
+          const int64_t room = net_room(c, last - first, typename Cell::Phases{});
           if (!(member ? work_for(slice, c.teams[task / c.team], room) : lead(slice, c, task / c.team, room)))
             __atomic_store_n(&c.failed, 1, __ATOMIC_RELAXED);
           slice.release();

@@ -82,7 +82,7 @@ struct Session {
       slice->packed_input = packed + call.packed_input;
       slice->member = task % call.team;
       if (call.team > 1) slice->team = call.teams + s;
-      const int64_t room = net_room<Cell, T>(rows);
+      const int64_t room = net_room(call, rows, typename Cell::Phases{});
       if (!(task % call.team ? slice->borrow(*slices[s * call.team], room) : slice->open(room))) return false;
     }
     pack();

@@ -20,8 +20,9 @@ struct Slice : Nets<Cell, T> {
   using Base::buffer, Base::call, Base::group, Base::nets, Base::next, Base::partial, Base::per_row, Base::rows;
   using Base::sequence;
 
-  // Net results of as many units as fit the first-level cache are made at once.
-  static constexpr int64_t net_room = 16384 / int64_t(sizeof(T));
+  // Net results of as many units as fit the second-level cache are made at once: to go from one sequence to the next
+  // takes as long as some units.
+  static constexpr int64_t net_room = (128 << 10) / int64_t(sizeof(T));
 
   Totals<Cell, T> totals;
   Team* team = nullptr;
@@ -181,26 +182,32 @@ struct Slice : Nets<Cell, T> {
     if (now + 1 < call.steps) ahead.begin(call, group, reads, writes);
     const int64_t net_step = Phase::nets * panel<T>;
     const T* net = nets + i * (block1 - block0) * net_step;
-    for (int64_t block = block0; block < block1; ++block, net += net_step)
-      for (int half = 0; half < 2; ++half) {
-        const int64_t unit = part.begin + block * panel<T> + half * lanes<T>;
-        if (half == 0 || vector_bytes == 64) ahead.fetch(unit * int64_t(sizeof(T)));
-        const int64_t n = part.end - unit;
-        const T* here = net + half * lanes<T>;
-        Vec<T> own[Phase::totals + 1] = {};
-        Vec<T>* const total = Phase::totals && members > 1 ? own : totals.own + i * Phase::totals;
-        if (n >= lanes<T>) {
-          At<Cell, T, true> at{call, group.seed, reads, writes, sums, buffer + r * per_row, next + r * Cell::carries, here,
-                               total, t, b, unit, lanes<T>};
-          Phase::pointwise(at);
-        } else if (n > 0) {
-          At<Cell, T, false> at{call, group.seed, reads, writes, sums, buffer + r * per_row, next + r * Cell::carries, here,
-                                total, t, b, unit, int(n)};
-          Phase::pointwise(at);
-        }
-        for (int k = 0; k < Phase::totals && total == own && n > 0; ++k)
-          totals.template terms_of<Phase>(i, k, call.width_of(Phase::width))[unit / lanes<T>] = own[k];
+    const bool apart = Phase::totals && members > 1;  // the terms of a sum
+    for (int64_t block = block0; block < block1; ++block, net += net_step) {
+      const int64_t unit = part.begin + block * panel<T>, n = part.end - unit;
+      ahead.fetch(unit * int64_t(sizeof(T)));
+      if (vector_bytes == 64 && n > lanes<T>) ahead.fetch((unit + lanes<T>) * int64_t(sizeof(T)));
+      Vec<T> own[2][Phase::totals + 1] = {};
+      const auto at = [&](auto whole, int half, int64_t units) {
+        return At<Cell, T, decltype(whole)::value>{
+            call, group.seed, reads, writes, sums, buffer + r * per_row, next + r * Cell::carries, net + half * lanes<T>,
+            apart ? own[half] : totals.own + i * Phase::totals, t, b, unit + half * lanes<T>, int(units)};
+      };
+      if (Phase::width != 0 && n >= panel<T>) {
+        AtBoth<Cell, T> halves{at(Fact<true>(), 0, lanes<T>), at(Fact<true>(), 1, lanes<T>)};
+        Phase::pointwise(halves);
+      } else if (n >= lanes<T>) {
+        auto half = at(Fact<true>(), 0, lanes<T>);
+        Phase::pointwise(half);
       }
+      if (n < panel<T> && n % lanes<T>) {
+        auto some = at(Fact<false>(), n > lanes<T>, n % lanes<T>);
+        Phase::pointwise(some);
+      }
+      for (int half = 0; half < 2 && half * lanes<T> < n && apart; ++half)
+        for (int k = 0; k < Phase::totals; ++k)
+          totals.template terms_of<Phase>(i, k, call.width_of(Phase::width))[unit / lanes<T> + half] = own[half][k];
+    }
   }
 
   // All of the call's steps.

@@ -73,7 +73,7 @@ void tile(const TileCall<T>& call) {
       } else {
         Vec<T> here[Vectors];
 #pragma GCC unroll 16
-        for (int p = 0; p < Vectors; ++p) here[p] = column(p);
+        for (int p = 0; p < Vectors; ++p) here[p] = Rows > 1 ? kept(column(p)) : column(p);
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r) {
           const Vec<T> value = splat(vector[r][k]);

@@ -28,26 +28,32 @@ TT_INLINE void transpose(Vec<T>* rows) {
   }
 }
 
+#if defined(__AVX__)
+// Four elements each of as many rows as fit a vector, `apart` numbers from one to the next: shuffles that loads do cost
+// less than those of registers.
+TT_INLINE Vec<float> load_quarters(const float* from, int64_t apart) {
 #if defined(__AVX512F__)
-// Four elements each of four rows: shuffles that loads do cost less than those of registers.
-TT_INLINE Vec<float> load_quarters(const float* first, const float* second, const float* third, const float* fourth) {
-  __m512 result = _mm512_castps128_ps512(_mm_loadu_ps(first));
-  result = _mm512_mask_broadcast_f32x4(result, 0x00f0, _mm_loadu_ps(second));
-  result = _mm512_mask_broadcast_f32x4(result, 0x0f00, _mm_loadu_ps(third));
-  return _mm512_mask_broadcast_f32x4(result, 0xf000, _mm_loadu_ps(fourth));
+  __m512 result = _mm512_castps128_ps512(_mm_loadu_ps(from));
+  result = _mm512_mask_broadcast_f32x4(result, 0x00f0, _mm_loadu_ps(from + apart));
+  result = _mm512_mask_broadcast_f32x4(result, 0x0f00, _mm_loadu_ps(from + 2 * apart));
+  return _mm512_mask_broadcast_f32x4(result, 0xf000, _mm_loadu_ps(from + 3 * apart));
+#else
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from)), _mm_loadu_ps(from + apart), 1);
+#endif
 }
 
 // Of every four neighbours the first or the last two of `a` and of `b`, `Size` at a time: a0 b0 a1 b1, or a0 a1 b0 b1.
 template <bool Upper, int Size, int... I>
 TT_INLINE Vec<float> within_quarters(Vec<float> a, Vec<float> b, Indices<I...>) {
+  constexpr int of_b = lanes<float>;
   return __builtin_shufflevector(
-      a, b, (I / 4 * 4 + (Upper ? 2 : 0) + (Size == 1 ? I % 4 / 2 + I % 2 * 16 : I % 2 + I % 4 / 2 * 16))...);
+      a, b, (I / 4 * 4 + (Upper ? 2 : 0) + (Size == 1 ? I % 4 / 2 + I % 2 * of_b : I % 2 + I % 4 / 2 * of_b))...);
 }
 
 // Columns 4 q to 4 q + 3 of a square, whose rows lie `step` apart: of vectors that each hold four numbers of rows i, i + 4,
-// i + 8 and i + 12.
+// i + 8 and so on.
 TT_INLINE void transpose_quarter(Vec<float>* square) {
-  constexpr UpTo<16> all;
+  constexpr UpTo<lanes<float>> all;
   const Vec<float> low = within_quarters<false, 1>(square[0], square[1], all);
   const Vec<float> low_end = within_quarters<false, 1>(square[2], square[3], all);
   const Vec<float> high = within_quarters<true, 1>(square[0], square[1], all);
@@ -62,18 +68,15 @@ TT_INLINE void transpose_quarter(Vec<float>* square) {
 // Columns of a square of numbers, whose rows lie `step` apart.
 template <class T>
 TT_INLINE void load_transposed(const T* from, int64_t step, Vec<T>* columns) {
-#if defined(__AVX512F__)
+#if defined(__AVX__)
   if constexpr (sizeof(T) == 4) {
-    // Four rows after the other, so that these stay in the first-level cache even if all fall into the same lines of it.
+    // Some rows after the other, so that these stay in the first-level cache even if all fall into the same lines of it.
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i)
 #pragma GCC unroll 4
-      for (int q = 0; q < 4; ++q) {
-        const T* const at = from + i * step + 4 * q;
-        columns[4 * q + i] = load_quarters(at, at + 4 * step, at + 8 * step, at + 12 * step);
-      }
+      for (int q = 0; q < lanes<T> / 4; ++q) columns[4 * q + i] = load_quarters(from + i * step + 4 * q, 4 * step);
 #pragma GCC unroll 4
-    for (int q = 0; q < 4; ++q) transpose_quarter(columns + 4 * q);
+    for (int q = 0; q < lanes<T> / 4; ++q) transpose_quarter(columns + 4 * q);
     return;
   }
 #endif
