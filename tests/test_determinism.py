@@ -240,3 +240,31 @@ def test_a_team_ends_together():
     command = [sys.executable, "-c", TEAM]
     done = subprocess.run(command, env={**os.environ, "MALLOC_PERTURB_": "170"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("steps, rows, batch_first", [(1, 3, False), (1, 70, True), (3, 70, False), (3, 70, True)])
+@pytest.mark.parametrize("name", sorted(tt.cells.catalogue))
+def test_no_state_is_a_state_of_zeros(name, steps, rows, batch_first):
+    """Products with states that are not given are left out; bit for bit nothing else may change."""
+    layer = tt.Recurrent(tt.cells.catalogue[name](), 6, 21, num_layers=2, bidirectional=True, batch_first=batch_first)
+    x = torch.randn((rows, steps, 6) if batch_first else (steps, rows, 6), requires_grad=True)
+    zeros = tuple(torch.zeros(4, rows, width) for width in layer.state_sizes)
+    found = []
+    for given in (None, zeros if len(zeros) > 1 else zeros[0]):
+        output, end = layer(x, given)
+        ends = end if isinstance(end, tuple) else (end,)
+        error = sum((v * torch.linspace(-1, 1, v.numel()).view_as(v)).sum() for v in (output, *ends))
+        found.append([output, *ends, *torch.autograd.grad(error, [x, *layer.parameters()])])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_a_first_step_without_state_does_not_read_the_recurrent_matrix():
+    layer = tt.GRU(5, 19)
+    with torch.no_grad():
+        layer.weight_hh_l0.fill_(float("nan"))
+    x = torch.randn(2, 7, 5, requires_grad=True)
+    output, _ = layer(x[:1])
+    output.sum().backward()
+    assert output.isfinite().all()
+    assert (layer.weight_hh_l0.grad == 0).all()
+    assert layer(x)[0][1].isnan().all()

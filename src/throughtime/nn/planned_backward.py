@@ -237,12 +237,29 @@ class _Planning:
         (rows, first, tall), (columns, second, wide) = sides[::-1] if p.of.transposed else sides
         heads, size = self.job.kind.heads, self.plan.dtype.itemsize
         tall, wide = tall // heads, wide // heads
+        begin, count = self._rows_with_state(p.of.state, direction)
         for head in range(heads):
             yield (
-                rows.part(0, rows.rows, first + head * tall, tall, size),
-                columns.part(0, columns.rows, second + head * wide, wide, size),
+                rows.part(begin, count, first + head * tall, tall, size),
+                columns.part(begin, count, second + head * wide, wide, size),
                 out.part(p.of.row + head * tall, tall, 0, wide, size),
             )
+
+    def _rows_with_state(self, state: int | None, direction: int) -> tuple[int, int]:
+        """The first of the T · B rows, and how many, without those of the first step, where the state is zero as none
+        was given. Whole pieces are left out, so that the sum has the same bits."""
+        steps, rows = self.job.steps, self.job.rows
+        first = 2 + len(self.job.kind.program.joint)
+        if state is None or self._real is not None or self.given[first + state] is not None:
+            return 0, steps * rows
+        if steps == 1:
+            return 0, 0
+        if self.job.batch_first:
+            return 0, steps * rows
+        if self.job.kind.reverse[direction]:
+            return 0, -(-(steps - 1) * rows // PIECE) * PIECE if rows >= PIECE else steps * rows
+        without = rows // PIECE * PIECE
+        return without, steps * rows - without
 
     def _block(self, block: Block, direction: int, done: bool) -> tuple[Matrix, int, int]:
         """The array that holds a block as a matrix, the block's first column and its width."""

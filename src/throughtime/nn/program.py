@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,7 @@ def is_joint(array: str) -> bool:
 @dataclass(frozen=True)
 class MatrixProduct:
     """∂E/∂(rows of a parameter) = δᵀ v, or vᵀ δ if `transposed`; `delta` and `vector` are (array, first column, width),
-    the first of the backward pass, the second of the forward pass."""
+    the first of the backward pass, the second of the forward pass; `state`: which one v is, as the step sees it."""
 
     parameter: int
     row: int
@@ -51,6 +51,7 @@ class MatrixProduct:
     delta: tuple[str, int, int]
     vector: tuple[str, int, int]
     transposed: bool
+    state: int | None
 
 
 class Program:
@@ -241,13 +242,16 @@ class Plan:
         """The matrix gradients, neighbours joined into one product where their rows and error terms lie together."""
         forward = column_blocks([*derived.forward.reads, *derived.forward.writes], self._sizes)
         backward = column_blocks(derived.backward.writes, self._sizes)
+        numbers = {carry.seen.index: k for k, carry in enumerate(derived.forward.carries)}
+        states = {(w.array, w.name): numbers.get(w.node.index) for w in derived.forward.writes}
         found = []
         for entry in derived.gradients:
             number, row = self._places[entry.matrix]
             delta = (entry.delta.array, *backward[entry.delta.array][entry.delta.name])
             vector = (entry.vector.array, *forward[entry.vector.array][entry.vector.name])
             rows = vector[2] if entry.transposed else delta[2]
-            found.append(MatrixProduct(number, row, rows, delta, vector, entry.transposed))
+            state = states.get((entry.vector.array, entry.vector.name))
+            found.append(MatrixProduct(number, row, rows, delta, vector, entry.transposed, state))
         found.sort(key=lambda p: (p.parameter, p.row, p.vector, p.delta))
         if self.heads > 1 or len({(p.parameter, p.row) for p in found}) < len(found):
             return found  # a shared map: its products are added up one by one
@@ -262,7 +266,7 @@ class Plan:
                 and p.delta[1] == last.delta[1] + last.delta[2]
             ):
                 delta = (last.delta[0], last.delta[1], last.delta[2] + p.delta[2])
-                joined[-1] = MatrixProduct(last.parameter, last.row, last.rows + p.rows, delta, last.vector, False)
+                joined[-1] = replace(last, rows=last.rows + p.rows, delta=delta)
             else:
                 joined.append(p)
         return joined

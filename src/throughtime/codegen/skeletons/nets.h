@@ -30,6 +30,7 @@ struct Nets : Rows<Cell, T> {
   T* cut = nullptr;   // pieces of the vectors that a phase multiplies with, if matrix units do
   bool in_pieces = false;  // this phase
   int64_t shaped = 0;      // rows of their tiles
+  bool at_start = false;   // no step has been made: states that are not given are zero
 
   Nets(const Call<Cell, T>& c, const Group<Cell, T>& g, const T* p, int64_t f, int64_t r)
       : Base(c, g, f, r), packed(p) {}
@@ -40,10 +41,28 @@ struct Nets : Rows<Cell, T> {
   // Panels [block0, block1) of a part x nets of one product, for every active sequence.
   template <class Product>
   void multiply(const Part& part, int phase_nets, int64_t block0, int64_t block1, const T* left) {
-    if (in_pieces)
+    if (is_of_zeros<Product>())
+      make_zeros<Product>(part, phase_nets, block0, block1);
+    else if (in_pieces)
       multiply_tiles<Product>(part, phase_nets, block0, block1, left);
     else
       multiply_whole<Product>(part, phase_nets, block0, block1);
+  }
+
+  // A call of one step without states is half as long without what is zero.
+  template <class Product>
+  bool is_of_zeros() const {
+    bool zeros = at_start;
+    for (int source : Product::source) zeros = zeros && source < Cell::carries && !group.start[source].data;
+    return zeros;
+  }
+
+  template <class Product>
+  void make_zeros(const Part& part, int phase_nets, int64_t block0, int64_t block1) {
+    const int64_t blocks = block1 - block0;
+    for (int64_t block = 0; block < count * blocks; ++block)
+      memset(nets + (block * phase_nets + Product::first) * panel<T>, 0, Product::nets * panel<T> * sizeof(T));
+    if (packed) packed_here += part.all * Product::nets * packed_depth<Product>();
   }
 
   // All tiles of a panel are equally tall; but of matrices that come from an outer cache the first tile, which waits for
