@@ -250,14 +250,13 @@ class _Planning:
         was given. Whole pieces are left out, so that the sum has the same bits."""
         steps, rows = self.job.steps, self.job.rows
         first = 2 + len(self.job.kind.program.joint)
-        if state is None or self._real is not None or self.given[first + state] is not None:
+        given = state is None or self.given[first + state] is not None
+        if given or self._real is not None or (self.job.batch_first and steps > 1):
             return 0, steps * rows
         if steps == 1:
             return 0, 0
-        if self.job.batch_first:
-            return 0, steps * rows
         if self.job.kind.reverse[direction]:
-            return 0, -(-(steps - 1) * rows // PIECE) * PIECE if rows >= PIECE else steps * rows
+            return 0, min(-(-(steps - 1) * rows // PIECE) * PIECE, steps * rows)
         without = rows // PIECE * PIECE
         return without, steps * rows - without
 

@@ -89,9 +89,10 @@ template <class Cell, class T, class... Phases>
 int64_t net_room(const Call<Cell, T>& call, int64_t rows, Sequence<Phases...>) {
   int64_t most = 0;
   const auto see = [&](int64_t nets, int64_t units) {
-    const int64_t least = rows * nets * panel<T>, all = rows * nets * units;
-    const int64_t room = all < Slice<Cell, T>::net_room ? all : Slice<Cell, T>::net_room;
-    most = most > room ? most : room > least ? room : least;
+    const int64_t one = rows * nets * panel<T>, all = rows * nets * units;
+    const int64_t some = one > Slice<Cell, T>::net_room ? one : Slice<Cell, T>::net_room;
+    const int64_t room = all < some ? all : some;
+    most = room > most ? room : most;
   };
   (see(Phases::nets, call.padded(Phases::width)), ...);
   return most;
