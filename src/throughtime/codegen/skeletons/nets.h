@@ -30,7 +30,7 @@ struct Nets : Rows<Cell, T> {
   T* cut = nullptr;   // pieces of the vectors that a phase multiplies with, if matrix units do
   bool in_pieces = false;  // this phase
   int64_t shaped = 0;      // rows of their tiles
-  bool at_start = false;   // no step has been made: states that are not given are zero
+  bool single = false;     // the call's only step, whose states are zero where they are not given
 
   Nets(const Call<Cell, T>& c, const Group<Cell, T>& g, const T* p, int64_t f, int64_t r)
       : Base(c, g, f, r), packed(p) {}
@@ -49,10 +49,11 @@ struct Nets : Rows<Cell, T> {
       multiply_whole<Product>(part, phase_nets, block0, block1);
   }
 
-  // A call of one step without states is half as long without what is zero.
+  // A call of one step without states is half as long without what is zero. Not the first of many: an infinite weight
+  // shows there as it does in a session.
   template <class Product>
   bool is_of_zeros() const {
-    bool zeros = at_start;
+    bool zeros = single;
     for (int source : Product::source) zeros = zeros && source < Cell::carries && !group.start[source].data;
     return zeros;
   }

@@ -209,7 +209,7 @@ int run_call(const int64_t* numbers, int pieces = -1) {
           const int64_t member = task % c.team, s = task / c.team % c.slices, g = task / c.team / c.slices;
           const int64_t first = c.first_of(s), last = c.first_of(s + 1);
           Slice<Cell, T> slice(c, c.group[g], c.packed[g], first, last - first);
-          slice.at_start = true;
+          slice.single = c.steps == 1;
           slice.packed_input = c.packed[g] && c.packed_input >= 0 ? c.packed[g] + c.packed_input : nullptr;
           const int64_t room = net_room(c, last - first, typename Cell::Phases{});
           if (!(member ? work_for(slice, c.teams[task / c.team], room) : lead(slice, c, task / c.team, room)))

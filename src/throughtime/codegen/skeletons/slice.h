@@ -221,7 +221,6 @@ struct Slice : Nets<Cell, T> {
   void make_steps(Sequence<Phases...>) {
     for (int64_t k = 0; k < call.steps; ++k) {
       const int64_t t = time_of(now = k);
-      if (k) this->at_start = false;
       if (k == 0 || group.lengths) select_active(t);
       if (count == 0) continue;
       if (call.net_count && k >= input.end) input.make(*this, k);
