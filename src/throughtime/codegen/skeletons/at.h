@@ -99,11 +99,11 @@ struct AtBoth {
 #define TT_GIVEN(what)                                                                                       \
   template <class V>                                                                                         \
   TT_INLINE void what(int k, V value) const {                                                                \
-    first.what(k, first_of(value)), second.what(k, second_of(value));                                        \
+    first.what(k, half_of<0>(value)), second.what(k, half_of<1>(value));                                        \
   }                                                                                                          \
   template <class V>                                                                                         \
   TT_INLINE void what##_one(int k, V value) const {                                                          \
-    first.what##_one(k, first_of(value));                                                                    \
+    first.what##_one(k, half_of<0>(value));                                                                    \
   }
   TT_GIVEN(next)
   TT_GIVEN(keep)
@@ -112,7 +112,7 @@ struct AtBoth {
 #undef TT_GIVEN
   template <class V>
   TT_INLINE void total(int k, V value) const {
-    first.total(k, first_of(value)), second.total(k, second_of(value));
+    first.total(k, half_of<0>(value)), second.total(k, half_of<1>(value));
   }
 };
 

@@ -16,20 +16,13 @@ inline constexpr bool is_both = false;
 template <class V>
 inline constexpr bool is_both<Both<V>> = true;
 
-// Of both the first or second; a single vector is the same for both.
-template <class V>
-TT_INLINE auto first_of(V v) {
-  if constexpr (is_both<V>)
-    return v.first;
-  else
+// Of both the first (0) or the second (1); a single vector is the same for both.
+template <int Half, class V>
+TT_INLINE auto half_of(V v) {
+  if constexpr (!is_both<V>)
     return v;
-}
-template <class V>
-TT_INLINE auto second_of(V v) {
-  if constexpr (is_both<V>)
-    return v.second;
   else
-    return v;
+    return Half ? v.second : v.first;
 }
 
 template <class V>
@@ -116,7 +109,7 @@ struct Where<true> {
 #define TT_OF_THREE(name)                                                      \
   template <class A, class B, class C, typename Where<is_both<A> || is_both<B> || is_both<C>>::type = 0> \
   TT_INLINE auto name(A a, B b, C c) {                                         \
-    return both(name(first_of(a), first_of(b), first_of(c)), name(second_of(a), second_of(b), second_of(c))); \
+    return both(name(half_of<0>(a), half_of<0>(b), half_of<0>(c)), name(half_of<1>(a), half_of<1>(b), half_of<1>(c))); \
   }
 TT_OF_THREE(fma)
 TT_OF_THREE(select)

@@ -85,6 +85,7 @@ int64_t spread(int64_t numbers) {
 template <class Cell, class T>
 struct Call {
   int64_t steps, rows, groups, threads, origin;
+  bool is_one_step;  // whose states are zero where none are given; a session's are not
   Parallel parallel;
   const Routines<T>* routines;
   int64_t smallest, most_members;  // sequences of a slice; threads of a team

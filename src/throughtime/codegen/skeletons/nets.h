@@ -30,7 +30,6 @@ struct Nets : Rows<Cell, T> {
   T* cut = nullptr;   // pieces of the vectors that a phase multiplies with, if matrix units do
   bool in_pieces = false;  // this phase
   int64_t shaped = 0;      // rows of their tiles
-  bool single = false;     // the call's only step, whose states are zero where they are not given
 
   Nets(const Call<Cell, T>& c, const Group<Cell, T>& g, const T* p, int64_t f, int64_t r)
       : Base(c, g, f, r), packed(p) {}
@@ -53,7 +52,7 @@ struct Nets : Rows<Cell, T> {
   // shows there as it does in a session.
   template <class Product>
   bool is_of_zeros() const {
-    bool zeros = single;
+    bool zeros = call.is_one_step;
     for (int source : Product::source) zeros = zeros && source < Cell::carries && !group.start[source].data;
     return zeros;
   }

@@ -154,6 +154,7 @@ int run_call(const int64_t* numbers, int pieces = -1) {
   for (int64_t g = 0; g < call.groups; ++g) a = call.group[g].parse(a);
   call.parse_input(a);
   call.team = 1;
+  call.is_one_step = call.steps == 1;
   const int64_t size = pack_phases(call, call.group[0], (T*)nullptr, typename Cell::Phases{}) +
                        pack_input(call, call.group[0], (T*)nullptr);
   // To pack a number takes as long as some multiply-adds.
@@ -209,7 +210,6 @@ int run_call(const int64_t* numbers, int pieces = -1) {
           const int64_t member = task % c.team, s = task / c.team % c.slices, g = task / c.team / c.slices;
           const int64_t first = c.first_of(s), last = c.first_of(s + 1);
           Slice<Cell, T> slice(c, c.group[g], c.packed[g], first, last - first);
-          slice.single = c.steps == 1;
           slice.packed_input = c.packed[g] && c.packed_input >= 0 ? c.packed[g] + c.packed_input : nullptr;
           const int64_t room = net_room(c, last - first, typename Cell::Phases{});
           if (!(member ? work_for(slice, c.teams[task / c.team], room) : lead(slice, c, task / c.team, room)))
